@@ -1,0 +1,1 @@
+"""The RGrid server: schedules, executes, caches and bills; everything behind the HTTP API."""
