@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rgrid_server.domain import money
 
 nanos = st.integers(min_value=-(10**15), max_value=10**15)
