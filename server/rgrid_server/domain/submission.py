@@ -1,0 +1,227 @@
+"""What may be submitted: limits, validation, and the fingerprint that tells whether two submissions are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from rgrid_server.domain.attempts import Specification
+from rgrid_server.domain.filenames import why_not_a_name
+
+_RUNTIME = re.compile(r"^[a-z][a-z0-9_.-]*(:[A-Za-z0-9][A-Za-z0-9_./:@-]*)?$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a tenant may ask for."""
+
+    max_timeout_seconds: int = 3600
+    max_cpus_milli: int = 64_000
+    max_memory_mib: int = 262_144
+    max_script_bytes: int = 1024 * 1024
+    max_requirements_bytes: int = 256 * 1024
+    max_args_bytes: int = 128 * 1024
+    max_env_bytes: int = 128 * 1024
+    max_metadata_bytes: int = 32 * 1024
+    max_input_files: int = 10_000
+    max_blob_bytes: int = 16 * 1024**3
+    max_batch_items: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong with a submission: where, what and the way out."""
+
+    location: tuple[str, ...]
+    message: str
+    code: str = "invalid"
+    too_large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One execution as asked for. ``inputs`` maps each name to its blob, or to None while it is still to come."""
+
+    script_content: str
+    runtime: str
+    script_name: str = "script.py"
+    requirements_content: str | None = None
+    args: tuple[str, ...] = ()
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str | None] = field(default_factory=dict)
+    outputs: tuple[str, ...] | None = None
+    timeout_seconds: int = 300
+    cpus_milli: int = 1000
+    memory_mib: int = 2048
+    priority: int = 0
+    user_metadata: Mapping[str, object] = field(default_factory=dict)
+    run_key: str | None = None
+    batch_id: str | None = None
+
+    @property
+    def specification(self) -> Specification:
+        """The part that the items of a batch share."""
+        return Specification(
+            script_content=self.script_content,
+            script_name=self.script_name,
+            runtime=self.runtime,
+            requirements_content=self.requirements_content or None,
+        )
+
+
+def find_problems(submission: Submission, limits: Limits) -> list[Problem]:
+    """Everything that is wrong with a submission, each with its place in the request."""
+    problems = [
+        *_script_problems(submission, limits),
+        *_resource_problems(submission, limits),
+        *_value_problems(submission, limits),
+    ]
+    if len(submission.inputs) > limits.max_input_files:
+        problems.append(
+            Problem(
+                ("input_files",),
+                f"{len(submission.inputs)} input files; at most {limits.max_input_files} are allowed, "
+                "pack them into an archive",
+            )
+        )
+    for name in submission.inputs:
+        if why := why_not_a_name(name):
+            problems.append(Problem(("input_files",), f"the name {_shown(name)} {why}"))
+        elif name == submission.script_name:
+            problems.append(Problem(("input_files",), f"the name {_shown(name)} is the script's own"))
+    return problems + [
+        Problem(("inputs", name), f"{_shown(sha256)} is not a SHA-256 in lower-case hex")
+        for name, sha256 in submission.inputs.items()
+        if sha256 is not None and not is_sha256(sha256)
+    ]
+
+
+def is_sha256(text: str) -> bool:
+    """Whether a text is 64 lower-case hex digits."""
+    return _SHA256.fullmatch(text) is not None
+
+
+def specification_id(tenant_id: str, specification: Specification) -> str:
+    """A name for a specification from its content, separate for each tenant."""
+    return _digest([tenant_id, asdict(specification)])
+
+
+def fingerprint(submission: Submission) -> str:
+    """Equal for submissions that ask for the same work.
+
+    Metadata, priority and timeout say how and for whom, not what, so a retried request that carries, say,
+    another try number still finds the execution that its run key holds.
+    """
+    return _digest(
+        [
+            asdict(submission.specification),
+            list(submission.args),
+            dict(submission.env_vars),
+            dict(submission.inputs),
+            list(submission.outputs) if submission.outputs is not None else None,
+        ]
+    )
+
+
+def _script_problems(submission: Submission, limits: Limits) -> list[Problem]:
+    problems: list[Problem] = []
+    size_bytes = len(submission.script_content.encode(errors="surrogatepass"))
+    if not submission.script_content.strip():
+        problems.append(Problem(("script_content",), "the script is empty; send the source of a script"))
+    if size_bytes > limits.max_script_bytes:
+        problems.append(
+            Problem(
+                ("script_content",),
+                f"the script is {size_bytes} bytes; at most {limits.max_script_bytes} are allowed, "
+                "carry data as input files",
+                code="script_too_large",
+                too_large=True,
+            )
+        )
+    if "\0" in submission.script_content:
+        at = submission.script_content.index("\0")
+        problems.append(
+            Problem(
+                ("script_content",), f"the script has a NUL byte at character {at}; it is not Python source"
+            )
+        )
+    if why := why_not_a_name(submission.script_name):
+        problems.append(Problem(("script_name",), f"the name {_shown(submission.script_name)} {why}"))
+    requirements = submission.requirements_content or ""
+    if len(requirements.encode(errors="surrogatepass")) > limits.max_requirements_bytes:
+        problems.append(
+            Problem(
+                ("requirements_content",),
+                f"requirements are longer than {limits.max_requirements_bytes} bytes",
+                too_large=True,
+            )
+        )
+    if "\0" in requirements:
+        problems.append(Problem(("requirements_content",), "requirements have a NUL byte"))
+    if len(submission.runtime) > 512 or _RUNTIME.fullmatch(submission.runtime) is None:
+        problems.append(
+            Problem(
+                ("runtime",),
+                f"{_shown(submission.runtime)} is not a runtime; name one as python:3.11, GET /runtimes lists them",
+            )
+        )
+    return problems
+
+
+def _resource_problems(submission: Submission, limits: Limits) -> list[Problem]:
+    problems: list[Problem] = []
+    bounds = [
+        ("timeout_seconds", submission.timeout_seconds, 1, limits.max_timeout_seconds, "seconds"),
+        ("cpus", submission.cpus_milli, 100, limits.max_cpus_milli, "thousandths of a vCPU"),
+        ("memory_mib", submission.memory_mib, 16, limits.max_memory_mib, "MiB"),
+        ("priority", submission.priority, -100, 100, "steps"),
+    ]
+    for name, value, least, most, unit in bounds:
+        if not least <= value <= most:
+            problems.append(Problem((name,), f"{name} is {value}; it must be from {least} to {most} {unit}"))
+    return problems
+
+
+def _value_problems(submission: Submission, limits: Limits) -> list[Problem]:
+    problems: list[Problem] = []
+    for position, arg in enumerate(submission.args):
+        if "\0" in arg:
+            problems.append(Problem(("args", str(position)), "an argument cannot hold a NUL byte"))
+    for name, value in submission.env_vars.items():
+        if _ENV_NAME.fullmatch(name) is None:
+            problems.append(
+                Problem(("env_vars", name), f"{_shown(name)} is not the name of an environment variable")
+            )
+        if "\0" in value:
+            problems.append(Problem(("env_vars", name), f"the value of {name} holds a NUL byte"))
+    sized = [
+        ("args", list(submission.args), limits.max_args_bytes),
+        ("env_vars", dict(submission.env_vars), limits.max_env_bytes),
+        ("user_metadata", dict(submission.user_metadata), limits.max_metadata_bytes),
+    ]
+    for field_name, content, most in sized:
+        size_bytes = len(json.dumps(content, default=str))
+        if size_bytes > most:
+            problems.append(
+                Problem(
+                    (field_name,), f"{field_name} is {size_bytes} bytes of JSON; at most {most} are allowed"
+                )
+            )
+    for field_name, text in (("run_key", submission.run_key), ("batch_id", submission.batch_id)):
+        if text is not None and not (0 < len(text) <= 512 and text.isprintable()):
+            problems.append(Problem((field_name,), f"{field_name} must be 1 to 512 printable characters"))
+    return problems
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _digest(content: object) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
