@@ -1,0 +1,137 @@
+"""Batches: their rows, their counts and their members in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+
+from rgrid_server.domain.batch import Counts
+from rgrid_server.domain.execution import TERMINAL, Status
+from rgrid_server.store.executions import LISTED
+from rgrid_server.store.tables import batches, executions, specifications
+
+
+def insert_batch(connection: Connection, values: dict[str, Any]) -> None:
+    """Add a batch.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: its id or its run key is held already.
+    """
+    connection.execute(insert(batches).values(values))
+
+
+def get_batch(connection: Connection, tenant_id: str, batch_id: str) -> RowMapping | None:
+    """A batch's row; None also when it is another tenant's."""
+    query = select(batches).where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id)
+    return connection.execute(query).mappings().first()
+
+
+def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> RowMapping | None:
+    """The unacknowledged batch that holds a run key."""
+    query = select(batches).where(
+        batches.c.tenant_id == tenant_id,
+        batches.c.run_key == run_key,
+        batches.c.run_key.is_not(None),
+        batches.c.acknowledged_at_ms.is_(None),
+    )
+    return connection.execute(query).mappings().first()
+
+
+def update_batch(connection: Connection, tenant_id: str, batch_id: str, **values: object) -> None:
+    """Write columns of a batch."""
+    connection.execute(
+        update(batches).where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id).values(values)
+    )
+
+
+def counts_of(row: RowMapping) -> Counts:
+    """The counts in a batch's row."""
+    return Counts(
+        queued=row["queued"],
+        running=row["running"],
+        completed=row["completed"],
+        failed=row["failed"],
+        canceled=row["canceled"],
+    )
+
+
+def next_index(connection: Connection, tenant_id: str, batch_id: str) -> int:
+    """The index of the next execution of a batch, from 0."""
+    highest = connection.execute(
+        select(func.max(executions.c.batch_index)).where(
+            executions.c.tenant_id == tenant_id, executions.c.batch_id == batch_id
+        )
+    ).scalar()
+    return 0 if highest is None else int(highest) + 1
+
+
+def batch_statuses(connection: Connection, tenant_id: str, batch_id: str) -> list[str]:
+    """Every execution's status, in order of index."""
+    query = (
+        select(executions.c.status)
+        .where(executions.c.tenant_id == tenant_id, executions.c.batch_id == batch_id)
+        .order_by(executions.c.batch_index)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def batch_executions(
+    connection: Connection,
+    tenant_id: str,
+    batch_id: str,
+    *,
+    limit: int | None = None,
+    after: int = -1,
+    status: Status | None = None,
+) -> Sequence[RowMapping]:
+    """Executions of a batch behind an index, in order of it."""
+    query = (
+        select(*LISTED)
+        .where(
+            executions.c.tenant_id == tenant_id,
+            executions.c.batch_id == batch_id,
+            executions.c.batch_index > after,
+        )
+        .order_by(executions.c.batch_index)
+        .limit(limit)
+    )
+    if status is not None:
+        query = query.where(executions.c.status == status.value)
+    return connection.execute(query).mappings().all()
+
+
+def unfinished_ids(connection: Connection, tenant_id: str, batch_id: str) -> list[str]:
+    """Executions of a batch that are not terminal."""
+    query = select(executions.c.execution_id).where(
+        executions.c.tenant_id == tenant_id,
+        executions.c.batch_id == batch_id,
+        executions.c.status.not_in([status.value for status in TERMINAL]),
+    )
+    return list(connection.execute(query).scalars())
+
+
+def full_executions(
+    connection: Connection, tenant_id: str, batch_id: str, statuses: Sequence[Status]
+) -> Sequence[RowMapping]:
+    """Executions of a batch with their specifications, for submitting them again."""
+    query = (
+        select(
+            executions,
+            specifications.c.script_content,
+            specifications.c.script_name,
+            specifications.c.requirements_content,
+        )
+        .join_from(
+            executions, specifications, executions.c.specification_id == specifications.c.specification_id
+        )
+        .where(
+            executions.c.tenant_id == tenant_id,
+            executions.c.batch_id == batch_id,
+            executions.c.status.in_([status.value for status in statuses]),
+        )
+        .order_by(executions.c.batch_index)
+    )
+    return connection.execute(query).mappings().all()

@@ -1,0 +1,108 @@
+"""Which blobs there are, whose they are, and which files of executions point at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection, RowMapping
+
+from rgrid_server.store.tables import artifacts, blobs, input_cache, tenant_blobs
+
+MAX_VARIABLES = 500
+
+
+def owned_sizes(connection: Connection, tenant_id: str, hashes: Sequence[str]) -> dict[str, int]:
+    """The sizes of those blobs that a tenant has given or made; others are as if they were not there."""
+    wanted = sorted(set(hashes))
+    found: dict[str, int] = {}
+    for start in range(0, len(wanted), MAX_VARIABLES):
+        rows = connection.execute(
+            select(blobs.c.sha256, blobs.c.size_bytes)
+            .join_from(tenant_blobs, blobs, blobs.c.sha256 == tenant_blobs.c.sha256)
+            .where(
+                tenant_blobs.c.tenant_id == tenant_id,
+                tenant_blobs.c.sha256.in_(wanted[start : start + MAX_VARIABLES]),
+            )
+        ).all()
+        found.update({row.sha256: row.size_bytes for row in rows})
+    return found
+
+
+def get_blob(connection: Connection, sha256: str) -> RowMapping | None:
+    """A blob's row; ``content`` is None where its bytes are a file."""
+    return connection.execute(select(blobs).where(blobs.c.sha256 == sha256)).mappings().first()
+
+
+def add_blob(
+    connection: Connection,
+    tenant_id: str,
+    sha256: str,
+    *,
+    size_bytes: int,
+    content: bytes | None,
+    now_ms: int,
+) -> bool:
+    """Note a blob and that a tenant has it; returns whether it is new to the tenant."""
+    if connection.execute(select(blobs.c.sha256).where(blobs.c.sha256 == sha256)).first() is None:
+        connection.execute(
+            insert(blobs).values(sha256=sha256, size_bytes=size_bytes, content=content, created_at_ms=now_ms)
+        )
+    owned = connection.execute(
+        select(tenant_blobs.c.sha256).where(
+            tenant_blobs.c.tenant_id == tenant_id, tenant_blobs.c.sha256 == sha256
+        )
+    ).first()
+    if owned is None:
+        connection.execute(insert(tenant_blobs).values(tenant_id=tenant_id, sha256=sha256))
+    return owned is None
+
+
+def insert_artifacts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add files of an execution."""
+    if rows:
+        connection.execute(insert(artifacts), list(rows))
+
+
+def list_artifacts(
+    connection: Connection, execution_id: str, artifact_type: str | None = None
+) -> Sequence[RowMapping]:
+    """Files of an execution, inputs first, by name."""
+    query = select(artifacts).where(artifacts.c.execution_id == execution_id)
+    if artifact_type is not None:
+        query = query.where(artifacts.c.artifact_type == artifact_type)
+    return (
+        connection.execute(query.order_by(artifacts.c.artifact_type, artifacts.c.filename)).mappings().all()
+    )
+
+
+def get_artifact(connection: Connection, artifact_id: str, tenant_id: str | None = None) -> RowMapping | None:
+    """A file by its id; None also when it is another tenant's."""
+    query = select(artifacts).where(artifacts.c.artifact_id == artifact_id)
+    if tenant_id is not None:
+        query = query.where(artifacts.c.tenant_id == tenant_id)
+    return connection.execute(query).mappings().first()
+
+
+def get_cached_inputs(connection: Connection, tenant_id: str, input_hash: str) -> Any | None:
+    """The references that were stored for a hash of inputs."""
+    return connection.execute(
+        select(input_cache.c.file_references).where(
+            input_cache.c.tenant_id == tenant_id, input_cache.c.input_hash == input_hash
+        )
+    ).scalar()
+
+
+def put_cached_inputs(
+    connection: Connection, tenant_id: str, input_hash: str, file_references: Any, now_ms: int
+) -> bool:
+    """Store references for a hash; returns False, and changes nothing, where there are some."""
+    if get_cached_inputs(connection, tenant_id, input_hash) is not None:
+        return False
+    connection.execute(
+        insert(input_cache).values(
+            tenant_id=tenant_id, input_hash=input_hash, file_references=file_references, created_at_ms=now_ms
+        )
+    )
+    return True

@@ -1,0 +1,39 @@
+"""What every database offers: transactions run as functions of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from sqlalchemy.engine import Connection
+
+T = TypeVar("T")
+
+
+class Database(Protocol):
+    """Runs functions of a connection. None of them may keep the connection or wait for anything else."""
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a short query, such as a lookup by key, on what is committed."""
+
+    async def scan(self, query: Callable[[Connection], T]) -> T:
+        """Run a query that may take long, on one snapshot, without holding others up."""
+
+    async def write(self, operation: Callable[[Connection], T]) -> T:
+        """Run an operation in a transaction; when this returns, what it did is durable.
+
+        Raises:
+            StorageFull: the disk is full; nothing was written.
+            Exception: whatever the operation raised; nothing of it was written.
+        """
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of every connection."""
+
+
+class StorageError(Exception):
+    """The database cannot be used; the message names it and the way out."""
+
+
+class StorageFull(StorageError):
+    """No room is left where the data stand."""

@@ -1,0 +1,357 @@
+"""Executions: inserted, found, listed, and moved from state to state by the rules of domain.execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+
+from rgrid_server.domain.execution import State, Status
+from rgrid_server.domain.submission import Submission
+from rgrid_server.store.tables import batches, events, executions, metadata_index, specifications
+
+MAX_INDEXED_CHARS = 256
+STATE_FIELDS = tuple(field.name for field in fields(State))
+
+_WITH_SPECIFICATION = select(
+    executions,
+    specifications.c.script_content,
+    specifications.c.script_name,
+    specifications.c.requirements_content,
+).join_from(executions, specifications, executions.c.specification_id == specifications.c.specification_id)
+
+_STATE_AND_OWNER = select(
+    executions.c.tenant_id,
+    executions.c.batch_id,
+    *[executions.c[name] for name in STATE_FIELDS],
+)
+
+LISTED = (
+    executions.c.sequence,
+    executions.c.execution_id,
+    executions.c.status,
+    executions.c.created_at_ms,
+    executions.c.started_at_ms,
+    executions.c.completed_at_ms,
+    executions.c.duration_ms,
+    executions.c.exit_code,
+    executions.c.charge_nanos,
+    executions.c.user_metadata,
+    executions.c.batch_id,
+    executions.c.batch_index,
+    executions.c.batch_input,
+    executions.c.error_message,
+    executions.c.attempt,
+)
+"""What lists show; scripts and outputs stay where they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """An execution before and after an event; equal when nothing changed."""
+
+    execution_id: str
+    tenant_id: str
+    batch_id: str | None
+    before: State
+    after: State
+
+    @property
+    def changed_status(self) -> bool:
+        return self.before.status is not self.after.status
+
+    @property
+    def ended(self) -> bool:
+        return self.after.status.is_terminal and self.changed_status
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """One execution to insert."""
+
+    execution_id: str
+    specification_id: str
+    submission: Submission
+    fingerprint: str
+    state: State
+    batch_index: int | None = None
+    batch_input: str | None = None
+    inputs_due_at_ms: int | None = None
+
+
+def insert_specification(
+    connection: Connection, tenant_id: str, specification_id: str, submission: Submission, now_ms: int
+) -> None:
+    """Keep a specification once, whoever submits it again."""
+    known = connection.execute(
+        select(specifications.c.specification_id).where(specifications.c.specification_id == specification_id)
+    ).first()
+    if known is None:
+        connection.execute(
+            insert(specifications).values(
+                specification_id=specification_id,
+                tenant_id=tenant_id,
+                created_at_ms=now_ms,
+                **asdict(submission.specification),
+            )
+        )
+
+
+def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewExecution]) -> None:
+    """Insert executions with their index of metadata, their events and their batch's counts.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: a run key is held already.
+    """
+    rows = connection.execute(
+        insert(executions).returning(executions.c.sequence, sort_by_parameter_order=True),
+        [_row(tenant_id, item) for item in new],
+    ).all()
+    indexed = [
+        {"tenant_id": tenant_id, "name": name, "value": value, "sequence": sequence}
+        for (sequence,), item in zip(rows, new, strict=True)
+        for name, value in _indexed(item.submission.user_metadata)
+    ]
+    if indexed:
+        connection.execute(insert(metadata_index), indexed)
+    connection.execute(
+        insert(events),
+        [
+            _event(
+                tenant_id, item.execution_id, item.submission.batch_id, item.state, item.state.created_at_ms
+            )
+            for item in new
+        ],
+    )
+
+
+def get_execution(connection: Connection, tenant_id: str | None, execution_id: str) -> RowMapping | None:
+    """An execution with its specification; None also when it is another tenant's."""
+    query = _WITH_SPECIFICATION.where(executions.c.execution_id == execution_id)
+    if tenant_id is not None:
+        query = query.where(executions.c.tenant_id == tenant_id)
+    return connection.execute(query).mappings().first()
+
+
+def find_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> RowMapping | None:
+    """The unacknowledged execution that holds a run key."""
+    query = select(executions.c.execution_id, executions.c.fingerprint, executions.c.batch_id).where(
+        executions.c.tenant_id == tenant_id,
+        executions.c.run_key == run_key,
+        executions.c.run_key.is_not(None),
+        executions.c.acknowledged_at_ms.is_(None),
+    )
+    return connection.execute(query).mappings().first()
+
+
+def lookup_executions(connection: Connection, tenant_id: str, ids: Sequence[str]) -> Sequence[RowMapping]:
+    """List rows of those of the ids that there are."""
+    query = select(*LISTED).where(executions.c.tenant_id == tenant_id, executions.c.execution_id.in_(ids))
+    return connection.execute(query).mappings().all()
+
+
+def list_executions(
+    connection: Connection,
+    tenant_id: str,
+    *,
+    limit: int,
+    before: int | None = None,
+    status: Status | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Sequence[RowMapping]:
+    """Newest first, those before a sequence number; every name of ``metadata`` has to match."""
+    conditions: list[ColumnElement[bool]] = [executions.c.tenant_id == tenant_id]
+    source = executions
+    order = executions.c.sequence
+    if metadata:
+        # the first name drives the query through its index, in the order of the answer
+        (name, value), *others = metadata.items()
+        source = metadata_index.join(executions, executions.c.sequence == metadata_index.c.sequence)  # type: ignore[assignment]
+        order = metadata_index.c.sequence
+        conditions = [
+            metadata_index.c.tenant_id == tenant_id,
+            metadata_index.c.name == name,
+            metadata_index.c.value == value,
+        ]
+        for index, (name, value) in enumerate(others):
+            other = metadata_index.alias(f"metadata_{index}")
+            conditions.append(
+                select(other.c.sequence)
+                .where(
+                    other.c.tenant_id == tenant_id,
+                    other.c.name == name,
+                    other.c.value == value,
+                    other.c.sequence == executions.c.sequence,
+                )
+                .exists()
+            )
+    if status is not None:
+        conditions.append(executions.c.status == status.value)
+    if before is not None:
+        conditions.append(order < before)
+    query = select(*LISTED).select_from(source).where(and_(*conditions)).order_by(order.desc()).limit(limit)
+    return connection.execute(query).mappings().all()
+
+
+def get_state(row: RowMapping | Mapping[str, Any]) -> State:
+    """The state that a row says."""
+    return State(**{name: row[name] for name in STATE_FIELDS} | {"status": Status(row["status"])})
+
+
+def transition(
+    connection: Connection, execution_id: str, event: Callable[[State], State], now_ms: int
+) -> Transition | None:
+    """Apply an event by the rules, and write what it changes: the row, its batch's counts, and the feed.
+
+    Returns None when there is no such execution.
+
+    Raises:
+        rgrid_server.domain.execution.Refused: the rules refuse the event; nothing is written.
+    """
+    row = (
+        connection.execute(_STATE_AND_OWNER.where(executions.c.execution_id == execution_id))
+        .mappings()
+        .first()
+    )
+    if row is None:
+        return None
+    before = get_state(row)
+    after = event(before)
+    done = Transition(execution_id, row["tenant_id"], row["batch_id"], before, after)
+    changes = {
+        name: getattr(after, name) for name in STATE_FIELDS if getattr(after, name) != getattr(before, name)
+    }
+    if changes:
+        connection.execute(
+            update(executions).where(executions.c.execution_id == execution_id).values(**changes)
+        )
+    if done.changed_status:
+        connection.execute(
+            insert(events).values(_event(done.tenant_id, execution_id, done.batch_id, after, now_ms))
+        )
+        if done.batch_id is not None:
+            count_in_batch(
+                connection,
+                done.tenant_id,
+                done.batch_id,
+                {before.status: -1, after.status: 1},
+            )
+    return done
+
+
+def count_in_batch(
+    connection: Connection, tenant_id: str, batch_id: str, changes: Mapping[Status, int]
+) -> None:
+    """Keep a batch's counts by status, in the transaction of what changes them."""
+    connection.execute(
+        update(batches)
+        .where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id)
+        .values({status.value: batches.c[status.value] + change for status, change in changes.items()})
+    )
+
+
+def set_inputs(connection: Connection, execution_id: str, inputs: Mapping[str, str | None]) -> None:
+    """Write which blob each input is, as files arrive."""
+    connection.execute(
+        update(executions).where(executions.c.execution_id == execution_id).values(inputs=dict(inputs))
+    )
+
+
+def set_result(connection: Connection, execution_id: str, values: Mapping[str, Any]) -> None:
+    """Write what an attempt left beside its state: outputs' heads, host, metadata, charge."""
+    connection.execute(update(executions).where(executions.c.execution_id == execution_id).values(**values))
+
+
+def recent_durations_ms(
+    connection: Connection, tenant_id: str, runtime: str, since_ms: int, limit: int
+) -> list[int]:
+    """How long the latest completed executions of a runtime took."""
+    query = (
+        select(executions.c.duration_ms)
+        .where(
+            executions.c.tenant_id == tenant_id,
+            executions.c.runtime == runtime,
+            executions.c.status == Status.COMPLETED.value,
+            executions.c.completed_at_ms >= since_ms,
+            executions.c.duration_ms.is_not(None),
+        )
+        .order_by(executions.c.completed_at_ms.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Sequence[RowMapping]:
+    """Executions whose files should have arrived by now."""
+    query = (
+        select(executions.c.execution_id, executions.c.inputs)
+        .where(
+            executions.c.status == Status.QUEUED.value,
+            executions.c.ready_at_ms.is_(None),
+            executions.c.inputs_due_at_ms <= now_ms,
+        )
+        .limit(limit)
+    )
+    return connection.execute(query).mappings().all()
+
+
+def _row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
+    submission = item.submission
+    return asdict(item.state) | {
+        "status": item.state.status.value,
+        "execution_id": item.execution_id,
+        "tenant_id": tenant_id,
+        "specification_id": item.specification_id,
+        "runtime": submission.runtime,
+        "batch_id": submission.batch_id,
+        "batch_index": item.batch_index,
+        "batch_input": item.batch_input,
+        "args": list(submission.args),
+        "env_vars": dict(submission.env_vars),
+        "inputs": dict(submission.inputs),
+        "outputs": list(submission.outputs) if submission.outputs is not None else None,
+        "user_metadata": dict(submission.user_metadata),
+        "timeout_seconds": submission.timeout_seconds,
+        "cpus_milli": submission.cpus_milli,
+        "memory_mib": submission.memory_mib,
+        "priority": submission.priority,
+        "queue_rank": -submission.priority,
+        "run_key": submission.run_key,
+        "fingerprint": item.fingerprint,
+        "inputs_due_at_ms": item.inputs_due_at_ms,
+    }
+
+
+def _event(
+    tenant_id: str, execution_id: str, batch_id: str | None, state: State, now_ms: int
+) -> dict[str, Any]:
+    return {
+        "tenant_id": tenant_id,
+        "execution_id": execution_id,
+        "batch_id": batch_id,
+        "status": state.status.value,
+        "attempt": state.attempt,
+        "at_ms": now_ms,
+    }
+
+
+def _indexed(user_metadata: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Names and values that lists can be filtered by: what is a plain value and not a text of its own."""
+    return [
+        (name, text)
+        for name, value in user_metadata.items()
+        if len(name) <= MAX_INDEXED_CHARS and (text := metadata_text(value)) is not None
+    ]
+
+
+def metadata_text(value: object) -> str | None:
+    """How a metadata value is written in a filter; None for what cannot stand in one."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        text = str(value)
+        return text if len(text) <= MAX_INDEXED_CHARS else None
+    return None

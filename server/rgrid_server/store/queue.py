@@ -1,0 +1,163 @@
+"""What is ready to run and who has it: claims, leases, and the runners themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Connection, RowMapping
+
+from rgrid_server.domain.execution import Status
+from rgrid_server.store.tables import attempts, batches, executions, runners, specifications
+
+_READY = (
+    select(
+        executions.c.execution_id,
+        executions.c.tenant_id,
+        executions.c.batch_id,
+        executions.c.cpus_milli,
+        executions.c.ready_at_ms,
+        batches.c.parallelism,
+        batches.c.running.label("batch_running"),
+    )
+    .select_from(
+        executions.outerjoin(
+            batches,
+            and_(batches.c.tenant_id == executions.c.tenant_id, batches.c.batch_id == executions.c.batch_id),
+        )
+    )
+    .where(executions.c.status == Status.QUEUED.value, executions.c.ready_at_ms.is_not(None))
+    .order_by(executions.c.queue_rank, executions.c.sequence)
+)
+
+
+def ready_executions(connection: Connection, now_ms: int, limit: int) -> Sequence[RowMapping]:
+    """Executions that may be claimed now: priority first, then age; of a batch only up to its parallelism."""
+    query = _READY.where(
+        executions.c.ready_at_ms <= now_ms,
+        or_(batches.c.parallelism.is_(None), batches.c.running < batches.c.parallelism),
+    ).limit(limit)
+    return connection.execute(query).mappings().all()
+
+
+def next_ready_at_ms(connection: Connection) -> int | None:
+    """When the next execution that waits out a backoff may be claimed."""
+    query = select(func.min(executions.c.ready_at_ms)).where(
+        executions.c.status == Status.QUEUED.value, executions.c.ready_at_ms.is_not(None)
+    )
+    return connection.execute(query).scalar()
+
+
+def open_attempt(connection: Connection, values: dict[str, Any]) -> None:
+    """Record an attempt and its lease, in the transaction of its claim."""
+    connection.execute(insert(attempts).values(values))
+
+
+def close_attempt(
+    connection: Connection, execution_id: str, attempt: int, outcome: str, now_ms: int
+) -> RowMapping | None:
+    """Record how an attempt ended; returns its row, None when it was closed before."""
+    row = (
+        connection.execute(
+            select(attempts).where(
+                attempts.c.execution_id == execution_id,
+                attempts.c.attempt == attempt,
+                attempts.c.ended_at_ms.is_(None),
+            )
+        )
+        .mappings()
+        .first()
+    )
+    if row is not None:
+        connection.execute(
+            update(attempts)
+            .where(attempts.c.execution_id == execution_id, attempts.c.attempt == attempt)
+            .values(ended_at_ms=now_ms, outcome=outcome)
+        )
+    return row
+
+
+def forget_attempt(connection: Connection, execution_id: str, attempt: int) -> None:
+    """Remove an attempt that was handed back; the number is not used again."""
+    connection.execute(
+        delete(attempts).where(attempts.c.execution_id == execution_id, attempts.c.attempt == attempt)
+    )
+
+
+def open_attempts(
+    connection: Connection,
+    *,
+    runner_id: str | None = None,
+    other_incarnation: str | None = None,
+    expired_by_ms: int | None = None,
+) -> Sequence[RowMapping]:
+    """Attempts that have not ended: a runner's, those of its other incarnations, or those with expired leases."""
+    query = select(attempts).where(attempts.c.ended_at_ms.is_(None))
+    if runner_id is not None:
+        query = query.where(attempts.c.runner_id == runner_id)
+    if other_incarnation is not None:
+        query = query.where(attempts.c.incarnation != other_incarnation)
+    if expired_by_ms is not None:
+        query = query.where(attempts.c.lease_expires_at_ms <= expired_by_ms)
+    return connection.execute(query).mappings().all()
+
+
+def extend_lease(connection: Connection, execution_id: str, attempt: int, expires_at_ms: int) -> None:
+    """Move one attempt's deadline."""
+    connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.execution_id == execution_id,
+            attempts.c.attempt == attempt,
+            attempts.c.ended_at_ms.is_(None),
+        )
+        .values(lease_expires_at_ms=expires_at_ms)
+    )
+
+
+def extend_all_leases(connection: Connection, expires_at_ms: int) -> None:
+    """Move every deadline: while the server was away no runner could."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.ended_at_ms.is_(None), attempts.c.lease_expires_at_ms < expires_at_ms)
+        .values(lease_expires_at_ms=expires_at_ms)
+    )
+
+
+def cancel_requests(connection: Connection, runner_id: str) -> Sequence[RowMapping]:
+    """Open attempts of a runner that their submitters want stopped."""
+    query = (
+        select(attempts.c.execution_id, attempts.c.attempt)
+        .join_from(attempts, executions, executions.c.execution_id == attempts.c.execution_id)
+        .where(
+            attempts.c.ended_at_ms.is_(None),
+            attempts.c.runner_id == runner_id,
+            executions.c.cancel_requested_at_ms.is_not(None),
+        )
+    )
+    return connection.execute(query).mappings().all()
+
+
+def get_specifications(connection: Connection, ids: Sequence[str]) -> Sequence[RowMapping]:
+    """Specifications by their ids."""
+    query = select(specifications).where(specifications.c.specification_id.in_(ids))
+    return connection.execute(query).mappings().all()
+
+
+def put_runner(connection: Connection, values: dict[str, Any]) -> None:
+    """Write what a runner says of itself, in place of what it said before."""
+    connection.execute(delete(runners).where(runners.c.runner_id == values["runner_id"]))
+    connection.execute(insert(runners).values(values))
+
+
+def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> RowMapping | None:
+    """Note that a runner was heard of; None when it never registered."""
+    connection.execute(update(runners).where(runners.c.runner_id == runner_id).values(seen_at_ms=now_ms))
+    return connection.execute(select(runners).where(runners.c.runner_id == runner_id)).mappings().first()
+
+
+def list_runners(connection: Connection, seen_since_ms: int = 0) -> Sequence[RowMapping]:
+    """Runners that were heard of since a time."""
+    query = select(runners).where(runners.c.seen_at_ms >= seen_since_ms).order_by(runners.c.runner_id)
+    return connection.execute(query).mappings().all()

@@ -1,0 +1,47 @@
+"""The schema's revision: brought up to this version's, or refused when it is from a newer one."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+
+from rgrid_server.store.database import StorageError
+
+
+class NewerSchema(StorageError):
+    """The data were written by a newer RGrid than this one."""
+
+
+def upgrade_schema(connection: Connection, where: str) -> None:
+    """Bring a database to this version's schema; one that is there already is left alone.
+
+    Args:
+        connection: an open connection.
+        where: how messages call the database, such as its path.
+
+    Raises:
+        NewerSchema: its revision is unknown here.
+    """
+    config = alembic_config(connection)
+    scripts = ScriptDirectory.from_config(config)
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == scripts.get_current_head():
+        return
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise NewerSchema(
+            f"{where} was written by a newer RGrid (schema {current}, this version knows "
+            f"{scripts.get_current_head()}); start that version, or give another --data-dir"
+        )
+    command.upgrade(config, "head")
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for a connection; there is no ini file."""
+    config = Config()
+    config.set_main_option("script_location", "rgrid_server.store:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,147 @@
+"""Usage, charges and the rollups of them that are kept in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Table, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, RowMapping
+
+from rgrid_server.domain.prices import Price
+from rgrid_server.store.tables import charges, prices, spend_daily, spend_monthly, usages
+
+DIMENSIONS = ("dag_id", "task_id", "owner", "runtime")
+"""What the daily rollup can be cut by, beside the day."""
+
+
+def insert_usage(connection: Connection, values: dict[str, Any]) -> None:
+    """Keep an attempt's usage; the database refuses a second one."""
+    connection.execute(insert(usages).values(values))
+
+
+def insert_charge(connection: Connection, values: dict[str, Any]) -> None:
+    """Keep an attempt's charge; the database refuses a second one."""
+    connection.execute(insert(charges).values(values))
+
+
+def add_to_rollups(
+    connection: Connection,
+    key: dict[str, str],
+    *,
+    executions: int = 0,
+    failed: int = 0,
+    compute_ms: int = 0,
+    nanos: int = 0,
+) -> None:
+    """Add to a day's row, and to the month's, where ``key`` has tenant_id, day and every dimension."""
+    _add(
+        connection,
+        spend_daily,
+        key,
+        {"executions": executions, "failed": failed, "compute_ms": compute_ms, "nanos": nanos},
+    )
+    if nanos:
+        month = {"tenant_id": key["tenant_id"], "month": key["day"][:7]}
+        _add(connection, spend_monthly, month, {"nanos": nanos})
+
+
+def month_nanos(connection: Connection, tenant_id: str, month: str) -> int:
+    """What a tenant has spent in a month (YYYY-MM)."""
+    query = select(spend_monthly.c.nanos).where(
+        spend_monthly.c.tenant_id == tenant_id, spend_monthly.c.month == month
+    )
+    return int(connection.execute(query).scalar() or 0)
+
+
+def sum_daily(
+    connection: Connection,
+    tenant_id: str,
+    columns: Sequence[str],
+    *,
+    first_day: str,
+    last_day: str,
+    filters: dict[str, str] | None = None,
+) -> Sequence[RowMapping]:
+    """Sums of the rollup over days from first to last, grouped by ``day`` and any of DIMENSIONS."""
+    table = spend_daily.c
+    query = (
+        select(
+            *[table[name] for name in columns],
+            func.sum(table.executions).label("executions"),
+            func.sum(table.failed).label("failed"),
+            func.sum(table.compute_ms).label("compute_ms"),
+            func.sum(table.nanos).label("nanos"),
+        )
+        .where(table.tenant_id == tenant_id, table.day >= first_day, table.day <= last_day)
+        .group_by(*[table[name] for name in columns])
+    )
+    for name, value in (filters or {}).items():
+        query = query.where(table[name] == value)
+    return connection.execute(query).mappings().all()
+
+
+def usages_between(
+    connection: Connection, tenant_id: str, *, first_day: str, last_day: str
+) -> Sequence[RowMapping]:
+    """Every attempt's usage with its charge, for cuts that the rollup does not have."""
+    query = (
+        select(
+            usages.c.execution_id,
+            usages.c.attempt,
+            usages.c.day,
+            usages.c.is_final,
+            usages.c.is_failed,
+            usages.c.duration_ms,
+            usages.c.batch_id,
+            usages.c.dag_id,
+            usages.c.run_id,
+            usages.c.task_id,
+            usages.c.owner,
+            usages.c.runtime,
+            usages.c.user_metadata,
+            func.coalesce(charges.c.nanos, 0).label("nanos"),
+        )
+        .select_from(
+            usages.outerjoin(
+                charges,
+                (charges.c.execution_id == usages.c.execution_id) & (charges.c.attempt == usages.c.attempt),
+            )
+        )
+        .where(usages.c.tenant_id == tenant_id, usages.c.day >= first_day, usages.c.day <= last_day)
+    )
+    return connection.execute(query).mappings().all()
+
+
+def load_prices(connection: Connection) -> list[Price]:
+    """The price book, oldest first."""
+    rows = connection.execute(select(prices).order_by(prices.c.effective_from_ms)).mappings().all()
+    return [Price(**row) for row in rows]
+
+
+def insert_prices(connection: Connection, book: Sequence[Price]) -> None:
+    """Add entries to the price book; one with a known id is left as it stands."""
+    known = set(connection.execute(select(prices.c.price_id)).scalars())
+    for price in book:
+        if price.price_id not in known:
+            connection.execute(
+                insert(prices).values(
+                    price_id=price.price_id,
+                    engine=price.engine,
+                    effective_from_ms=price.effective_from_ms,
+                    nanos_per_vcpu_hour=price.nanos_per_vcpu_hour,
+                    nanos_per_gib_hour=price.nanos_per_gib_hour,
+                )
+            )
+
+
+def _add(connection: Connection, table: Table, key: dict[str, str], amounts: dict[str, int]) -> None:
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    upsert = dialect.insert(table).values(**key, **amounts)
+    connection.execute(
+        upsert.on_conflict_do_update(
+            index_elements=[column.name for column in table.primary_key],
+            set_={name: table.c[name] + upsert.excluded[name] for name in amounts},
+        )
+    )

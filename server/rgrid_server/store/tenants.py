@@ -1,0 +1,121 @@
+"""Tenants, their API keys, and the server's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+
+from rgrid_server.domain.apikeys import Scope, parse_scopes
+from rgrid_server.store.tables import api_keys, settings, tenants
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks, as their key says."""
+
+    tenant_id: str
+    tenant_name: str
+    key_prefix: str
+    scopes: tuple[Scope, ...]
+
+
+_PRINCIPAL = select(
+    tenants.c.tenant_id,
+    tenants.c.name.label("tenant_name"),
+    api_keys.c.prefix,
+    api_keys.c.scopes,
+    api_keys.c.expires_at_ms,
+    api_keys.c.revoked_at_ms,
+).join_from(api_keys, tenants, api_keys.c.tenant_id == tenants.c.tenant_id)
+
+
+def find_principal(connection: Connection, key_hash: str, now_ms: int) -> Principal | None:
+    """The owner of a key that is neither revoked nor expired."""
+    row = connection.execute(_PRINCIPAL.where(api_keys.c.key_hash == key_hash)).first()
+    if row is None or row.revoked_at_ms is not None:
+        return None
+    if row.expires_at_ms is not None and row.expires_at_ms <= now_ms:
+        return None
+    return Principal(row.tenant_id, row.tenant_name, row.prefix, parse_scopes(row.scopes))
+
+
+def insert_tenant(connection: Connection, tenant_id: str, name: str, now_ms: int) -> None:
+    """Add a tenant.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: the name is taken.
+    """
+    connection.execute(insert(tenants).values(tenant_id=tenant_id, name=name, created_at_ms=now_ms))
+
+
+def get_tenant(connection: Connection, tenant_id: str) -> RowMapping | None:
+    """A tenant's row."""
+    return connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id)).mappings().first()
+
+
+def find_tenant_by_name(connection: Connection, name: str) -> RowMapping | None:
+    """A tenant's row by its name."""
+    return connection.execute(select(tenants).where(tenants.c.name == name)).mappings().first()
+
+
+def list_tenants(connection: Connection) -> Sequence[RowMapping]:
+    """All tenants, oldest first."""
+    return connection.execute(select(tenants).order_by(tenants.c.created_at_ms)).mappings().all()
+
+
+def set_monthly_limit(connection: Connection, tenant_id: str, limit_micros: int | None) -> None:
+    """Set a tenant's limit, or remove it with None."""
+    connection.execute(
+        update(tenants).where(tenants.c.tenant_id == tenant_id).values(monthly_limit_micros=limit_micros)
+    )
+
+
+def insert_key(connection: Connection, values: dict[str, Any]) -> None:
+    """Add a key by its hash."""
+    connection.execute(insert(api_keys).values(values))
+
+
+def list_keys(connection: Connection, tenant_id: str | None = None) -> Sequence[RowMapping]:
+    """Keys with their tenants' names, of one tenant or of all; the keys themselves are not kept."""
+    query = select(
+        api_keys.c.key_id,
+        api_keys.c.tenant_id,
+        tenants.c.name.label("tenant_name"),
+        api_keys.c.prefix,
+        api_keys.c.name,
+        api_keys.c.scopes,
+        api_keys.c.created_at_ms,
+        api_keys.c.expires_at_ms,
+        api_keys.c.revoked_at_ms,
+    ).join_from(api_keys, tenants, api_keys.c.tenant_id == tenants.c.tenant_id)
+    if tenant_id is not None:
+        query = query.where(api_keys.c.tenant_id == tenant_id)
+    return connection.execute(query.order_by(api_keys.c.created_at_ms, api_keys.c.key_id)).mappings().all()
+
+
+def update_key(connection: Connection, key_id: str, **values: int | None) -> RowMapping | None:
+    """Set ``revoked_at_ms`` or ``expires_at_ms`` of a key; None when there is no such key."""
+    changed = connection.execute(update(api_keys).where(api_keys.c.key_id == key_id).values(values))
+    if changed.rowcount == 0:
+        return None
+    return connection.execute(select(api_keys).where(api_keys.c.key_id == key_id)).mappings().first()
+
+
+def has_key_hash(connection: Connection, key_hash: str) -> bool:
+    """Whether a key of this hash was ever added."""
+    found = connection.execute(select(api_keys.c.key_id).where(api_keys.c.key_hash == key_hash)).first()
+    return found is not None
+
+
+def get_setting(connection: Connection, name: str) -> str | None:
+    """A setting that the server keeps for itself."""
+    return connection.execute(select(settings.c.value).where(settings.c.name == name)).scalar()
+
+
+def put_setting(connection: Connection, name: str, value: str) -> None:
+    """Keep a setting under a name that is free."""
+    connection.execute(insert(settings).values(name=name, value=value))
