@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 INLINE_MAX_BYTES = 64 * 1024
-"""A blob up to this size is kept in the database: one commit then carries many, at a hundredth of a file's cost."""
+"""A blob up to this size is kept in the database: one commit then carries many."""
 
 
 class BlobError(Exception):

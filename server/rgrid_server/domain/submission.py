@@ -76,11 +76,12 @@ class Submission:
 
 def find_problems(submission: Submission, limits: Limits) -> list[Problem]:
     """Everything that is wrong with a submission, each with its place in the request."""
-    problems = [
-        *_script_problems(submission, limits),
-        *_resource_problems(submission, limits),
-        *_value_problems(submission, limits),
-    ]
+    return [*_script_problems(submission, limits), *find_item_problems(submission, limits)]
+
+
+def find_item_problems(submission: Submission, limits: Limits) -> list[Problem]:
+    """What is wrong beside the script and its runtime, which the items of a batch share."""
+    problems = [*_resource_problems(submission, limits), *_value_problems(submission, limits)]
     if len(submission.inputs) > limits.max_input_files:
         problems.append(
             Problem(

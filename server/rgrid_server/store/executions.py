@@ -75,7 +75,7 @@ class NewExecution:
     execution_id: str
     specification_id: str
     submission: Submission
-    fingerprint: str
+    fingerprint: str | None
     state: State
     batch_index: int | None = None
     batch_input: str | None = None
@@ -133,6 +133,14 @@ def get_execution(connection: Connection, tenant_id: str | None, execution_id: s
     query = _WITH_SPECIFICATION.where(executions.c.execution_id == execution_id)
     if tenant_id is not None:
         query = query.where(executions.c.tenant_id == tenant_id)
+    return connection.execute(query).mappings().first()
+
+
+def get_status(connection: Connection, tenant_id: str, execution_id: str) -> RowMapping | None:
+    """An execution's status and exit code; None also when it is another tenant's."""
+    query = select(executions.c.status, executions.c.exit_code).where(
+        executions.c.execution_id == execution_id, executions.c.tenant_id == tenant_id
+    )
     return connection.execute(query).mappings().first()
 
 
@@ -250,6 +258,15 @@ def count_in_batch(
         update(batches)
         .where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id)
         .values({status.value: batches.c[status.value] + change for status, change in changes.items()})
+    )
+
+
+def charge_batch(connection: Connection, tenant_id: str, batch_id: str, nanos: int) -> None:
+    """Add a charge to its batch's sum."""
+    connection.execute(
+        update(batches)
+        .where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id)
+        .values(charge_nanos=batches.c.charge_nanos + nanos)
     )
 
 

@@ -92,7 +92,7 @@ def open_attempts(
     other_incarnation: str | None = None,
     expired_by_ms: int | None = None,
 ) -> Sequence[RowMapping]:
-    """Attempts that have not ended: a runner's, those of its other incarnations, or those with expired leases."""
+    """Attempts that have not ended: of a runner, of its other incarnations, or with expired leases."""
     query = select(attempts).where(attempts.c.ended_at_ms.is_(None))
     if runner_id is not None:
         query = query.where(attempts.c.runner_id == runner_id)

@@ -137,11 +137,12 @@ executions = Table(
     Column("priority", Integer, nullable=False),
     Column("queue_rank", Integer, nullable=False),
     Column("run_key", String),
-    Column("fingerprint", String, nullable=False),
+    Column("fingerprint", String),
     Column("inputs_due_at_ms", BigInteger),
     # what came of it
-    Column("stdout", Text, nullable=False, server_default=""),
-    Column("stderr", Text, nullable=False, server_default=""),
+    # UTF-8; a text column would not take NUL characters on every database
+    Column("stdout", LargeBinary),
+    Column("stderr", LargeBinary),
     Column("output_truncated", Boolean, nullable=False, server_default=false()),
     Column("last_sequence", BigInteger, nullable=False, server_default="0"),
     Column("worker_hostname", String),

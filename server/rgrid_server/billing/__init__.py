@@ -1,0 +1,1 @@
+"""Usage to charge to statement, and budgets."""

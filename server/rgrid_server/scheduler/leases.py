@@ -1,0 +1,325 @@
+"""Who has what: runners register, claim attempts, keep their leases, and lose them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy.engine import Connection, RowMapping
+
+from rgrid_server.billing.charging import EndedAttempt, charge_attempt
+from rgrid_server.clock import now_ms
+from rgrid_server.domain import execution as rules
+from rgrid_server.domain.attempts import Assignment, AttemptId, InputFile, Outcome
+from rgrid_server.domain.execution import Refused
+from rgrid_server.domain.prices import Price
+from rgrid_server.domain.signing import Signer
+from rgrid_server.errors import Conflict
+from rgrid_server.scheduler.transitions import apply_event, topics_of
+from rgrid_server.scheduler.wakeups import WORK, Wakeups, runner_topic
+from rgrid_server.store import blobs as blob_rows
+from rgrid_server.store import executions as store
+from rgrid_server.store import logs, queue
+from rgrid_server.store.database import Database
+from rgrid_server.store.executions import Transition
+
+LEASE_MS = 30_000
+HEARTBEAT_MS = 10_000
+CLAIM_LOOKAHEAD = 64
+"""So many ready executions beyond the free slots are looked at for those that fit the free CPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLimits:
+    """What one attempt may leave."""
+
+    log_limit_bytes: int = 256 * 1024 * 1024
+    output_limit_bytes: int = 1024 * 1024 * 1024
+    output_limit_files: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """A runner's offer to carry attempts."""
+
+    runner_id: str
+    free_cpus_milli: int
+    free_slots: int
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a runner is to do: new attempts with the specifications they share, and attempts to stop."""
+
+    attempts: list[Assignment]
+    specifications: dict[str, dict[str, Any]]
+    cancel: list[AttemptId]
+    drain: bool = False
+
+
+class Leases:
+    """Hands executions to runners, and takes them back from those that are lost."""
+
+    def __init__(
+        self,
+        database: Database,
+        wakeups: Wakeups,
+        signer: Signer,
+        book: Sequence[Price],
+        engine: str,
+        limits: AttemptLimits,
+    ) -> None:
+        self._database = database
+        self._wakeups = wakeups
+        self._signer = signer
+        self._book = book
+        self._engine = engine
+        self._limits = limits
+        self.draining = False
+
+    async def register(self, runner: Mapping[str, Any]) -> None:
+        """Note a runner; attempts of its earlier incarnations are lost, for it knows nothing of them."""
+        runner_id, incarnation = runner["runner_id"], runner["incarnation"]
+
+        def put(connection: Connection) -> list[Transition | None]:
+            now = now_ms()
+            queue.put_runner(connection, {**runner, "registered_at_ms": now, "seen_at_ms": now})
+            lost = queue.open_attempts(connection, runner_id=runner_id, other_incarnation=incarnation)
+            return [self._lose(connection, row, now) for row in lost]
+
+        self._wake(await self._database.write(put))
+
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """Attempts for a runner, at once when there are any, else within its ``wait_ms``.
+
+        Raises:
+            Conflict: ``not_registered``.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + request.wait_ms / 1000
+        with self._wakeups.watch(WORK, runner_topic(request.runner_id)) as watch:
+            while True:
+                claimed = await self._claim_now(request)
+                if claimed.attempts or claimed.cancel or self.draining:
+                    return claimed
+                left = deadline - loop.time()
+                if left <= 0:
+                    return claimed
+                await watch.wait(min(left, await self._seconds_to_next_ready()))
+
+    async def heartbeat(
+        self, runner_id: str, carried: Sequence[AttemptId]
+    ) -> tuple[list[AttemptId], list[AttemptId]]:
+        """Extend the leases of what a runner carries; returns what it is to cancel and what it has lost.
+
+        Raises:
+            Conflict: ``not_registered``.
+        """
+
+        def beat(connection: Connection) -> tuple[list[AttemptId], list[AttemptId]]:
+            now = now_ms()
+            if queue.touch_runner(connection, runner_id, now) is None:
+                raise _not_registered(runner_id)
+            held = {_id(row) for row in queue.open_attempts(connection, runner_id=runner_id)}
+            for item in carried:
+                if item in held:
+                    queue.extend_lease(connection, item.execution_id, item.attempt, now + LEASE_MS)
+            cancel = [_id(row) for row in queue.cancel_requests(connection, runner_id)]
+            return cancel, [item for item in carried if item not in held]
+
+        return await self._database.write(beat)
+
+    async def release(self, runner_id: str, handed_back: Sequence[AttemptId]) -> None:
+        """Queue attempts again that a runner will not finish."""
+
+        def give_back(connection: Connection) -> list[Transition | None]:
+            now = now_ms()
+            held = {_id(row) for row in queue.open_attempts(connection, runner_id=runner_id)}
+            done: list[Transition | None] = []
+            for item in handed_back:
+                if item in held:
+                    queue.forget_attempt(connection, item.execution_id, item.attempt)
+                    done.append(
+                        apply_event(
+                            connection,
+                            item.execution_id,
+                            partial(rules.release, attempt=item.attempt, now_ms=now),
+                            now,
+                        )
+                    )
+            return done
+
+        self._wake(await self._database.write(give_back))
+
+    async def extend_all(self) -> None:
+        """Give every runner a whole lease: while the server was away none could keep its own."""
+        await self._database.write(lambda c: queue.extend_all_leases(c, now_ms() + LEASE_MS))
+
+    async def expire(self) -> None:
+        """Take back what runners have lost."""
+        expired = await self._database.read(lambda c: queue.open_attempts(c, expired_by_ms=now_ms()))
+        if not expired:
+            return
+
+        def take_back(connection: Connection) -> list[Transition | None]:
+            now = now_ms()
+            rows = queue.open_attempts(connection, expired_by_ms=now)
+            return [self._lose(connection, row, now) for row in rows]
+
+        self._wake(await self._database.write(take_back))
+
+    async def _claim_now(self, request: ClaimRequest) -> Claimed:
+        now = now_ms()
+
+        def look(connection: Connection) -> bool:
+            if request.free_slots > 0 and not self.draining and queue.ready_executions(connection, now, 1):
+                return True
+            return bool(queue.cancel_requests(connection, request.runner_id))
+
+        if not await self._database.read(look):
+            return Claimed([], {}, [], drain=self.draining)
+        return await self._database.write(lambda c: self._claim(c, request))
+
+    def _claim(self, connection: Connection, request: ClaimRequest) -> Claimed:
+        now = now_ms()
+        runner = queue.touch_runner(connection, request.runner_id, now)
+        if runner is None:
+            raise _not_registered(request.runner_id)
+        cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
+        if self.draining or request.free_slots <= 0:
+            return Claimed([], {}, cancel, drain=self.draining)
+        is_idle = not queue.open_attempts(connection, runner_id=request.runner_id)
+        ready = queue.ready_executions(connection, now, request.free_slots + CLAIM_LOOKAHEAD)
+        chosen = _fitting(ready, request, is_idle=is_idle)
+        assignments: list[Assignment] = []
+        for row in chosen:
+            done = apply_event(connection, row["execution_id"], lambda state: rules.claim(state, now), now)
+            if done is None:
+                continue
+            queue.open_attempt(
+                connection,
+                {
+                    "execution_id": done.execution_id,
+                    "attempt": done.after.attempt,
+                    "tenant_id": done.tenant_id,
+                    "runner_id": request.runner_id,
+                    "incarnation": runner["incarnation"],
+                    "claimed_at_ms": now,
+                    "lease_expires_at_ms": now + LEASE_MS,
+                },
+            )
+            assignments.append(self._assignment(connection, done.execution_id))
+        wanted = sorted({item.specification for item in assignments})
+        specifications = {
+            row["specification_id"]: {
+                "script_content": row["script_content"],
+                "script_name": row["script_name"],
+                "runtime": row["runtime"],
+                "requirements_content": row["requirements_content"],
+            }
+            for row in queue.get_specifications(connection, wanted)
+        }
+        return Claimed(assignments, specifications, cancel)
+
+    def _assignment(self, connection: Connection, execution_id: str) -> Assignment:
+        row = store.get_execution(connection, None, execution_id)
+        if row is None:
+            raise RuntimeError(f"{execution_id} was claimed in this transaction and is not there")
+        sizes = (
+            blob_rows.owned_sizes(connection, row["tenant_id"], list(row["inputs"].values()))
+            if row["inputs"]
+            else {}
+        )
+        first_sequence = 1
+        if row["attempt"] > 1:
+            first_sequence += logs.last_sequence(connection, [execution_id]).get(execution_id, 0)
+        return Assignment(
+            execution_id=execution_id,
+            attempt=row["attempt"],
+            token=self._signer.attempt_token(execution_id, row["attempt"]),
+            specification=row["specification_id"],
+            tenant_id=row["tenant_id"],
+            batch_id=row["batch_id"],
+            args=row["args"],
+            env_vars=row["env_vars"],
+            inputs=[
+                InputFile(name=name, sha256=sha256, size_bytes=sizes[sha256])
+                for name, sha256 in row["inputs"].items()
+            ],
+            outputs=row["outputs"],
+            timeout_ms=row["timeout_seconds"] * 1000,
+            cpus_milli=row["cpus_milli"],
+            memory_mib=row["memory_mib"],
+            first_sequence=first_sequence,
+            **asdict(self._limits),
+        )
+
+    def _lose(self, connection: Connection, attempt: RowMapping, now: int) -> Transition | None:
+        execution_id, number = attempt["execution_id"], attempt["attempt"]
+        queue.close_attempt(connection, execution_id, number, Outcome.GRID_FAULT.value, now)
+        try:
+            done = apply_event(
+                connection, execution_id, lambda state: rules.expire_lease(state, number, now), now
+            )
+        except Refused:
+            return None
+        execution = store.get_execution(connection, None, execution_id)
+        if done is not None and execution is not None:
+            charge_attempt(
+                connection,
+                self._book,
+                self._engine,
+                EndedAttempt(execution, attempt, Outcome.GRID_FAULT, done.after, now, report=None),
+            )
+        return done
+
+    async def _seconds_to_next_ready(self) -> float:
+        next_ready = await self._database.read(queue.next_ready_at_ms)
+        now = now_ms()
+        if next_ready is None or next_ready <= now:
+            return 60.0
+        return (next_ready - now) / 1000 + 0.001
+
+    def _wake(self, done: Sequence[Transition | None]) -> None:
+        for item in done:
+            self._wakeups.wake(topics_of(item))
+
+
+def _fitting(ready: Sequence[RowMapping], request: ClaimRequest, *, is_idle: bool) -> list[RowMapping]:
+    """Those that fit the free slots and CPUs, and their batches' parallelism.
+
+    An idle runner takes one that asks for more than it has rather than leave it waiting for ever.
+    """
+    chosen: list[RowMapping] = []
+    free_cpus_milli = request.free_cpus_milli
+    of_batch: Counter[tuple[str, str]] = Counter()
+    for row in ready:
+        if len(chosen) >= request.free_slots:
+            break
+        batch = (row["tenant_id"], row["batch_id"]) if row["batch_id"] is not None else None
+        if (
+            batch is not None
+            and row["parallelism"] is not None
+            and row["batch_running"] + of_batch[batch] >= row["parallelism"]
+        ):
+            continue
+        if row["cpus_milli"] > free_cpus_milli and not (is_idle and not chosen):
+            continue
+        chosen.append(row)
+        free_cpus_milli -= row["cpus_milli"]
+        if batch is not None:
+            of_batch[batch] += 1
+    return chosen
+
+
+def _id(row: RowMapping) -> AttemptId:
+    return AttemptId(row["execution_id"], row["attempt"])
+
+
+def _not_registered(runner_id: str) -> Conflict:
+    return Conflict("not_registered", f"the runner {runner_id} is not registered; register first")

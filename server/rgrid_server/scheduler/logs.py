@@ -1,0 +1,64 @@
+"""Reading and following an execution's log."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from rgrid_server.domain.attempts import LogEntry
+from rgrid_server.domain.execution import Status
+from rgrid_server.errors import NotFound
+from rgrid_server.scheduler.wakeups import Wakeups, log_topic
+from rgrid_server.store import executions as store
+from rgrid_server.store import logs
+from rgrid_server.store.database import Database
+
+MAX_ENTRIES_A_PAGE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Consecutive entries with their numbers; ``is_complete`` when there are none and none will come."""
+
+    entries: list[tuple[int, LogEntry]]
+    is_complete: bool
+    status: Status
+    exit_code: int | None
+
+
+class Logs:
+    """What executions print, from any place in it on."""
+
+    def __init__(self, database: Database, wakeups: Wakeups) -> None:
+        self._database = database
+        self._wakeups = wakeups
+
+    async def page(self, tenant_id: str, execution_id: str, after: int, wait_seconds: float = 0) -> LogPage:
+        """Entries behind ``after``; waits up to ``wait_seconds`` for the first one or for the end.
+
+        Raises:
+            NotFound: the tenant has no such execution.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_seconds
+        with self._wakeups.watch(log_topic(execution_id)) as watch:
+            while True:
+                page = await self._page(tenant_id, execution_id, after)
+                if page.entries or page.is_complete or not await watch.wait(deadline - loop.time()):
+                    return page
+
+    async def _page(self, tenant_id: str, execution_id: str, after: int) -> LogPage:
+        # the status first: once it is terminal no more entries come, so none is missed between the two
+        row = await self._database.read(lambda c: store.get_status(c, tenant_id, execution_id))
+        if row is None:
+            raise NotFound("Execution")
+        entries = await self._database.read(
+            lambda c: logs.read_log(c, execution_id, after, MAX_ENTRIES_A_PAGE)
+        )
+        status = Status(row["status"])
+        return LogPage(
+            entries=entries,
+            is_complete=status.is_terminal and not entries,
+            status=status,
+            exit_code=row["exit_code"],
+        )

@@ -1,0 +1,128 @@
+"""Taking in bytes: a tenant's blobs, and the named files that executions wait for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
+
+from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobStore
+from rgrid_server.clock import now_ms
+from rgrid_server.domain import execution as rules
+from rgrid_server.domain.execution import Status
+from rgrid_server.errors import Conflict, NotFound
+from rgrid_server.scheduler.executions import insert_input_artifacts
+from rgrid_server.scheduler.transitions import apply_event, topics_of
+from rgrid_server.scheduler.wakeups import Wakeups
+from rgrid_server.store import blobs as blob_rows
+from rgrid_server.store import executions as store
+from rgrid_server.store.database import Database
+from rgrid_server.store.executions import Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes that have arrived; ``content`` is None where they stand in the blob store."""
+
+    sha256: str
+    size_bytes: int
+    content: bytes | None
+
+
+class Uploads:
+    """Receives bytes, verifies them, and notes whose they are."""
+
+    def __init__(self, database: Database, blobs: BlobStore, wakeups: Wakeups, max_blob_bytes: int) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._wakeups = wakeups
+        self._max_blob_bytes = max_blob_bytes
+
+    async def missing(self, tenant_id: str, hashes: Sequence[str]) -> list[str]:
+        """Those of the hashes that the tenant has not given yet, in the order asked."""
+        here = await self._database.read(lambda c: blob_rows.owned_sizes(c, tenant_id, hashes))
+        return [sha256 for sha256 in dict.fromkeys(hashes) if sha256 not in here]
+
+    async def receive(self, chunks: AsyncIterable[bytes], expected_sha256: str | None) -> Received:
+        """Take in bytes; nothing is left of them when they break off or are refused.
+
+        Raises:
+            BlobError: too large, another hash, or no room.
+        """
+        upload = self._blobs.begin(self._max_blob_bytes)
+        try:
+            async for chunk in chunks:
+                await upload.write(chunk)
+            sha256, content = await upload.finish(expected_sha256)
+        except BaseException:
+            await upload.abandon()
+            raise
+        return Received(sha256, upload.size_bytes, content)
+
+    async def receive_parts(self, parts: Sequence[bytes], hashes: Sequence[str]) -> list[Received]:
+        """Take in the verified parts of a frame."""
+        received: list[Received] = []
+        for part, sha256 in zip(parts, hashes, strict=True):
+            if len(part) <= INLINE_MAX_BYTES:
+                received.append(Received(sha256, len(part), part))
+            else:
+                received.append(await self.receive(_once(part), sha256))
+        return received
+
+    async def add(self, tenant_id: str, received: Sequence[Received]) -> list[bool]:
+        """Note blobs of a tenant; says of each whether it is new to the tenant."""
+        return await self._database.write(lambda c: add_received(c, tenant_id, received))
+
+    async def put_input(self, execution_id: str, name: str, received: Received) -> None:
+        """A file that an execution waits for has arrived; with the last one runners may see it.
+
+        Raises:
+            NotFound: there is no such execution, or it waits for no such file.
+            Conflict: it does not wait any more.
+        """
+
+        def put(connection: Connection) -> Transition | None:
+            now = now_ms()
+            row = store.get_execution(connection, None, execution_id)
+            if row is None:
+                raise NotFound("Execution")
+            if name not in row["inputs"]:
+                raise NotFound("Input file")
+            if row["inputs"][name] == received.sha256:
+                return None
+            if row["ready_at_ms"] is not None or row["status"] != Status.QUEUED.value:
+                raise Conflict(
+                    "upload_too_late",
+                    f"the execution is {row['status']} and does not wait for {name} any more; submit again",
+                )
+            tenant_id = row["tenant_id"]
+            add_received(connection, tenant_id, [received])
+            inputs = {**row["inputs"], name: received.sha256}
+            store.set_inputs(connection, execution_id, inputs)
+            if not all(inputs.values()):
+                return None
+            insert_input_artifacts(connection, tenant_id, {execution_id: inputs}, now)
+            return apply_event(connection, execution_id, lambda state: rules.receive_inputs(state, now), now)
+
+        self._wakeups.wake(topics_of(await self._database.write(put)))
+
+
+def add_received(connection: Connection, tenant_id: str, received: Sequence[Received]) -> list[bool]:
+    """Note blobs of a tenant, in a transaction; says of each whether it is new to the tenant."""
+    now = now_ms()
+    return [
+        blob_rows.add_blob(
+            connection,
+            tenant_id,
+            item.sha256,
+            size_bytes=item.size_bytes,
+            content=item.content,
+            now_ms=now,
+        )
+        for item in received
+    ]
+
+
+async def _once(part: bytes) -> AsyncIterator[bytes]:
+    yield part
