@@ -155,6 +155,20 @@ class Executions:
             missing = [name for name, sha256 in row["inputs"].items() if sha256 is None]
             await self._apply(row["execution_id"], partial(rules.expire_inputs, now_ms=now, missing=missing))
 
+    async def tenant_of(self, execution_id: str) -> str | None:
+        """Whose an execution is, for callers who have proved that they carry it."""
+        row = await self._database.read(lambda c: store.get_execution(c, None, execution_id))
+        return None if row is None else str(row["tenant_id"])
+
+    async def has_input(self, execution_id: str, sha256: str) -> bool:
+        """Whether a blob is one of an execution's inputs."""
+        row = await self._database.read(lambda c: store.get_execution(c, None, execution_id))
+        return row is not None and sha256 in row["inputs"].values()
+
+    async def any_unfinished(self) -> bool:
+        """Whether anything of anyone is queued or runs."""
+        return await self._database.read(store.any_unfinished)
+
     async def offered_runtimes(self) -> list[dict[str, str]]:
         """What the runners that were heard of lately can run, newest version first."""
         since = now_ms() - RUNNER_SEEN_WITHIN_MS

@@ -156,6 +156,14 @@ class Leases:
 
         self._wake(await self._database.write(give_back))
 
+    async def runners(self) -> Sequence[RowMapping]:
+        """Every runner that ever registered."""
+        return await self._database.read(queue.list_runners)
+
+    async def any_open(self) -> bool:
+        """Whether any attempt is being carried."""
+        return bool(await self._database.read(queue.open_attempts))
+
     async def extend_all(self) -> None:
         """Give every runner a whole lease: while the server was away none could keep its own."""
         await self._database.write(lambda c: queue.extend_all_leases(c, now_ms() + LEASE_MS))

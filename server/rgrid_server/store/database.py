@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 T = TypeVar("T")
+
+Row = RowMapping
+"""A row as queries return it, by column names; what the edge may know of SQL."""
 
 
 class Database(Protocol):

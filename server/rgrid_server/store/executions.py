@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from rgrid_server.domain.execution import State, Status
 from rgrid_server.domain.submission import Submission
-from rgrid_server.store.tables import batches, events, executions, metadata_index, specifications
+from rgrid_server.store.tables import attempts, batches, events, executions, metadata_index, specifications
 
 MAX_INDEXED_CHARS = 256
 STATE_FIELDS = tuple(field.name for field in fields(State))
@@ -299,6 +299,15 @@ def recent_durations_ms(
         .limit(limit)
     )
     return list(connection.execute(query).scalars())
+
+
+def any_unfinished(connection: Connection) -> bool:
+    """Whether any execution is ready or carried; those that still wait for files are not counted."""
+    ready = select(executions.c.sequence).where(
+        executions.c.status == Status.QUEUED.value, executions.c.ready_at_ms.is_not(None)
+    )
+    carried = select(attempts.c.attempt).where(attempts.c.ended_at_ms.is_(None))
+    return any(connection.execute(query.limit(1)).first() is not None for query in (ready, carried))
 
 
 def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Sequence[RowMapping]:

@@ -1,0 +1,1 @@
+"""The HTTP edge: routes, schemas, authentication, errors, streaming. No SQL, no rules."""

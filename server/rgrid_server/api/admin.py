@@ -1,0 +1,119 @@
+"""What an administrator does: tenants, keys, and a look at runners."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from starlette.responses import Response
+
+from rgrid_server.api import views
+from rgrid_server.api.json import Json
+from rgrid_server.api.routing import Who, guarded_router, needs
+from rgrid_server.api.schemas import KeyBody, RotateBody, TenantBody
+from rgrid_server.api.services import services
+from rgrid_server.clock import now_ms
+from rgrid_server.domain.apikeys import Scope, parse_scopes
+from rgrid_server.domain.submission import Problem
+from rgrid_server.errors import Invalid
+from rgrid_server.tenancy import IssuedKey
+
+router = guarded_router()
+router.tags = ["admin"]
+
+
+@router.post("/admin/tenants", summary="Make a tenant")
+@needs(Scope.ADMIN)
+async def add_tenant(request: Request, body: TenantBody) -> Response:
+    """Its name is its own; 409 where it is taken."""
+    return Json({"tenant_id": await services(request).tenancy.add_tenant(body.name), "name": body.name})
+
+
+@router.get("/admin/tenants", summary="List tenants")
+@needs(Scope.ADMIN)
+async def list_tenants(request: Request) -> Response:
+    """Oldest first."""
+    rows = await services(request).tenancy.list_tenants()
+    return Json(
+        [
+            {
+                "tenant_id": row["tenant_id"],
+                "name": row["name"],
+                "monthly_limit_micros": row["monthly_limit_micros"],
+                "created_at": views.iso(row["created_at_ms"]),
+            }
+            for row in rows
+        ]
+    )
+
+
+@router.post("/admin/keys", summary="Make a key")
+@needs(Scope.ADMIN)
+async def issue_key(request: Request, body: KeyBody, who: Who) -> Response:
+    """Of the asker's own tenant where none is named; the key is shown this once."""
+    try:
+        scopes = parse_scopes(",".join(body.scopes))
+    except ValueError as error:
+        raise Invalid([Problem(("scopes",), str(error))]) from None
+    if not scopes:
+        raise Invalid([Problem(("scopes",), "a key needs at least one scope")])
+    lifetime = body.expires_in_seconds
+    issued = await services(request).tenancy.issue_key(
+        body.tenant_id or who.tenant_id,
+        scopes,
+        body.name,
+        expires_at_ms=None if lifetime is None else now_ms() + lifetime * 1000,
+    )
+    return Json(_issued(issued))
+
+
+@router.get("/admin/keys", summary="List keys by prefix")
+@needs(Scope.ADMIN)
+async def list_keys(request: Request, tenant_id: str | None = None) -> Response:
+    """Of one tenant, or of all."""
+    return Json([views.key(row) for row in await services(request).tenancy.list_keys(tenant_id)])
+
+
+@router.delete("/admin/keys/{key_id}", summary="Revoke a key")
+@needs(Scope.ADMIN)
+async def revoke_key(request: Request, key_id: str) -> Response:
+    """At once."""
+    await services(request).tenancy.revoke_key(key_id)
+    return Json({"key_id": key_id, "revoked": True})
+
+
+@router.post("/admin/keys/{key_id}/rotate", summary="Replace a key")
+@needs(Scope.ADMIN)
+async def rotate_key(request: Request, key_id: str, body: RotateBody) -> Response:
+    """A new one of the same scopes; the old one ends after the overlap."""
+    return Json(_issued(await services(request).tenancy.rotate_key(key_id, body.overlap_seconds)))
+
+
+@router.get("/admin/runners", summary="List runners")
+@needs(Scope.ADMIN)
+async def list_runners(request: Request) -> Response:
+    """With when each was last heard of."""
+    rows = await services(request).leases.runners()
+    return Json(
+        [
+            {
+                "runner_id": row["runner_id"],
+                "hostname": row["hostname"],
+                "slots": row["slots"],
+                "runtimes": row["runtimes"],
+                "sandbox": row["sandbox"],
+                "version": row["version"],
+                "registered_at": views.iso(row["registered_at_ms"]),
+                "seen_at": views.iso(row["seen_at_ms"]),
+            }
+            for row in rows
+        ]
+    )
+
+
+def _issued(issued: IssuedKey) -> dict[str, object]:
+    return {
+        "key_id": issued.key_id,
+        "key": issued.key,
+        "key_prefix": issued.prefix,
+        "tenant_id": issued.tenant_id,
+        "scopes": [scope.value for scope in issued.scopes],
+    }

@@ -1,0 +1,127 @@
+"""Errors on the wire: one shape, one place that knows which status each is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import Response
+
+from rgrid_server.api.json import Json
+from rgrid_server.blobs.base import BlobError
+from rgrid_server.domain.execution import Refused, RefusedReason
+from rgrid_server.domain.submission import Problem
+from rgrid_server.errors import Conflict, Invalid, LimitReached, NotFound
+from rgrid_server.store.database import StorageError, StorageFull
+
+RETRY_AFTER_SECONDS = "5"
+
+
+class ApiError(HTTPException):
+    """An answer that is an error: a stable code, a sentence, and facts beside them."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: dict[str, str] | None = None, **facts: object
+    ) -> None:
+        super().__init__(status, {"error": code, "message": message, **facts}, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Teach an application how errors are answered."""
+    app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    for kind, answer in (
+        (NotFound, _not_found),
+        (Invalid, _invalid),
+        (Conflict, _conflict),
+        (LimitReached, _limit_reached),
+        (Refused, _refused),
+        (BlobError, _blob_error),
+        (StorageError, _storage_error),
+        (Exception, _unexpected),
+    ):
+        app.add_exception_handler(kind, answer)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    return Json({"detail": error.detail}, error.status_code, error.headers)
+
+
+async def _validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        {"type": item["type"], "loc": list(item["loc"]), "msg": item["msg"]} for item in error.errors()
+    ]
+    return Json({"detail": problems}, 422)
+
+
+async def _not_found(_request: Request, error: Exception) -> Response:
+    return Json({"detail": str(error)}, 404)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Invalid)
+    too_large = next((problem for problem in error.problems if problem.too_large), None)
+    if too_large is not None:
+        return _answer(413, too_large.code, too_large.message)
+    return Json({"detail": _in_fastapis_form(error.problems)}, 422)
+
+
+async def _conflict(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Conflict)
+    return _answer(409, error.code, str(error), **error.facts)
+
+
+async def _limit_reached(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, LimitReached)
+    return _answer(
+        402,
+        "spending_limit_exceeded",
+        str(error),
+        current_usage_micros=error.usage_micros,
+        monthly_limit_micros=error.limit_micros,
+    )
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    if error.reason is RefusedReason.NOT_FINISHED:
+        return _answer(409, "not_finished", "the execution has not finished; wait for it or cancel it")
+    return _answer(409, "conflict", f"the execution's state does not allow this ({error.reason.value})")
+
+
+async def _blob_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, BlobError)
+    status = {"hash_mismatch": 400, "blob_too_large": 413, "storage_full": 503}[error.code]
+    return _answer(status, error.code, str(error))
+
+
+async def _storage_error(_request: Request, error: Exception) -> Response:
+    code = "storage_full" if isinstance(error, StorageFull) else "storage_unavailable"
+    return _answer(503, code, str(error))
+
+
+async def _unexpected(request: Request, _error: Exception) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return _answer(
+        500,
+        "internal_error",
+        f"the server failed to answer; its log has the cause under request {request_id}",
+        request_id=request_id,
+    )
+
+
+def _answer(status: int, code: str, message: str, **facts: object) -> Response:
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else None
+    return Json({"detail": {"error": code, "message": message, **facts}}, status, headers)
+
+
+def _in_fastapis_form(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    return [
+        {"type": problem.code, "loc": ["body", *problem.location], "msg": problem.message}
+        for problem in problems
+    ]

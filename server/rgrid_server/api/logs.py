@@ -1,0 +1,196 @@
+"""Logs: a page as JSON, a stream of events, the bytes as printed, or a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Query, Request, WebSocket
+from starlette.responses import Response, StreamingResponse
+from starlette.websockets import WebSocketDisconnect
+
+from rgrid_server.api import views
+from rgrid_server.api.errors import ApiError
+from rgrid_server.api.executions import Wait
+from rgrid_server.api.json import Json
+from rgrid_server.api.routing import Who, authenticate, check_scope, guarded_router, needs
+from rgrid_server.api.services import Services, services
+from rgrid_server.domain.apikeys import Scope
+from rgrid_server.domain.attempts import LogEntry, Stream
+from rgrid_server.errors import NotFound
+from rgrid_server.scheduler.logs import LogPage
+
+router = guarded_router()
+router.tags = ["logs"]
+sockets = APIRouter()
+
+KEEP_ALIVE_SECONDS = 15.0
+KEY_PROTOCOL = "rgrid.key."
+
+After = Annotated[int, Query(ge=0, description="the number of the last entry that is known")]
+
+
+@router.get("/executions/{execution_id}/logs", summary="Read or follow a log")
+@needs(Scope.READ)
+async def get_logs(
+    request: Request,
+    execution_id: str,
+    who: Who,
+    after: After = 0,
+    follow: bool = False,
+    stream: Literal["stdout", "stderr"] | None = None,
+    wait: Wait = 0,
+) -> Response:
+    """By ``Accept``: text/event-stream, application/json, or else the bytes as printed."""
+    found = services(request)
+    accept = request.headers.get("accept", "*/*")
+    last_event_id = request.headers.get("last-event-id", "")
+    if last_event_id.isascii() and last_event_id.isdigit():
+        after = max(after, int(last_event_id))
+    wanted = Stream(stream) if stream is not None else None
+    if "text/event-stream" in accept:
+        first = await found.logs.page(who.tenant_id, execution_id, after)
+        events = _events(found, who.tenant_id, execution_id, after, wanted, first, follow=follow)
+        return StreamingResponse(
+            events, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+    if "application/json" in accept:
+        page = await found.logs.page(who.tenant_id, execution_id, after, wait)
+        return Json(
+            {
+                "entries": [
+                    views.log_entry(sequence, entry)
+                    for sequence, entry in page.entries
+                    if _is_wanted(entry, wanted)
+                ],
+                "next_after": page.entries[-1][0] if page.entries else after,
+                "complete": page.is_complete,
+                "status": page.status.value,
+                "exit_code": page.exit_code,
+            }
+        )
+    await found.logs.page(who.tenant_id, execution_id, after)
+    printed = _printed(found, who.tenant_id, execution_id, after, wanted, follow=follow)
+    return StreamingResponse(printed, media_type="text/plain; charset=utf-8")
+
+
+@sockets.websocket("/ws/executions/{execution_id}/logs")
+async def follow_logs(websocket: WebSocket, execution_id: str) -> None:
+    """Log messages as they come, then ``complete``; resumes after ``cursor``."""
+    found = services(websocket)
+    offered = websocket.scope.get("subprotocols", [])
+    protocol = next((name for name in offered if name.startswith(KEY_PROTOCOL)), None)
+    key = protocol.removeprefix(KEY_PROTOCOL) if protocol else websocket.query_params.get("token")
+    try:
+        principal = await authenticate(websocket, key)
+        check_scope(principal, Scope.READ)
+    except ApiError as error:
+        await websocket.send_denial_response(Json({"detail": error.detail}, error.status_code, error.headers))
+        return
+    await websocket.accept(subprotocol=protocol)
+    cursor = websocket.query_params.get("cursor") or "0"
+    if not (cursor.isascii() and cursor.isdigit()):
+        await _refuse(websocket, f"the cursor {cursor[:40]!r} is not a sequence number")
+        return
+    sending = asyncio.create_task(_send_log(websocket, found, principal.tenant_id, execution_id, int(cursor)))
+    leaving = asyncio.create_task(_until_left(websocket))
+    try:
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)
+
+
+async def _send_log(
+    websocket: WebSocket, found: Services, tenant_id: str, execution_id: str, cursor: int
+) -> None:
+    try:
+        while True:
+            page = await found.logs.page(tenant_id, execution_id, cursor, KEEP_ALIVE_SECONDS)
+            for sequence, entry in page.entries:
+                shown = views.log_entry(sequence, entry)
+                shown.pop("newline")
+                await _send(websocket, {"type": "log", **shown})
+                cursor = sequence
+            if page.is_complete:
+                await _send(websocket, _complete(page))
+                await websocket.close()
+                return
+    except NotFound as error:
+        await _refuse(websocket, str(error))
+    except WebSocketDisconnect:
+        return
+
+
+async def _until_left(websocket: WebSocket) -> None:
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        continue
+
+
+async def _refuse(websocket: WebSocket, message: str) -> None:
+    await _send(websocket, {"type": "error", "message": message})
+    await websocket.close(code=1008, reason=message[:100])
+
+
+async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:
+    await websocket.send_text(orjson.dumps(message).decode())
+
+
+async def _events(
+    found: Services,
+    tenant_id: str,
+    execution_id: str,
+    after: int,
+    wanted: Stream | None,
+    page: LogPage,
+    *,
+    follow: bool,
+) -> AsyncIterator[bytes]:
+    while True:
+        for sequence, entry in page.entries:
+            if _is_wanted(entry, wanted):
+                yield _event("log", views.log_entry(sequence, entry), sequence)
+            after = sequence
+        if page.is_complete:
+            shown = {"exit_code": page.exit_code, "status": page.status.value}
+            yield _event("complete", shown, None)
+            return
+        if not follow and not page.entries:
+            return
+        page = await found.logs.page(tenant_id, execution_id, after, KEEP_ALIVE_SECONDS if follow else 0)
+        if not page.entries and not page.is_complete:
+            yield b": still running\n\n"
+
+
+async def _printed(
+    found: Services,
+    tenant_id: str,
+    execution_id: str,
+    after: int,
+    wanted: Stream | None,
+    *,
+    follow: bool,
+) -> AsyncIterator[bytes]:
+    while True:
+        page = await found.logs.page(tenant_id, execution_id, after, KEEP_ALIVE_SECONDS if follow else 0)
+        if page.entries:
+            after = page.entries[-1][0]
+            yield b"".join(views.log_bytes(entry) for _, entry in page.entries if _is_wanted(entry, wanted))
+        elif page.is_complete or not follow:
+            return
+
+
+def _event(name: str, data: dict[str, Any], event_id: int | None) -> bytes:
+    identity = b"" if event_id is None else b"id: %d\n" % event_id
+    return b"event: %s\n%sdata: %s\n\n" % (name.encode(), identity, orjson.dumps(data))
+
+
+def _is_wanted(entry: LogEntry, wanted: Stream | None) -> bool:
+    return wanted is None or entry.stream == wanted.number
+
+
+def _complete(page: LogPage) -> dict[str, Any]:
+    return {"type": "complete", "exit_code": page.exit_code, "status": page.status.value}

@@ -1,0 +1,195 @@
+"""What requests may hold. Unknown fields are passed over, and named in the answer's X-Ignored-Fields."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Text = Annotated[str, Field(strict=True)]
+
+
+class Body(BaseModel):
+    """A request's body."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def ignored_fields(self) -> list[str]:
+        """The names that mean nothing here."""
+        return sorted(self.model_extra or {})
+
+
+class SubmitItem(Body):
+    """The parts of a submission that each item of a batch may have of its own."""
+
+    args: list[Text] = Field(default_factory=list, description="the script's arguments")
+    env_vars: dict[str, Text] = Field(default_factory=dict)
+    inputs: dict[str, Text] = Field(default_factory=dict, description="names to SHA-256 of uploaded blobs")
+    user_metadata: dict[str, Any] = Field(default_factory=dict)
+    input_file: Text | None = Field(None, description="what a batch calls this item by")
+
+
+class SubmitTemplate(SubmitItem):
+    """What the items of a batch share."""
+
+    script_content: Text
+    runtime: Text | None = Field(None, description="python:3.11 where it is not given")
+    timeout_seconds: int = 300
+    requirements_content: Text | None = None
+    script_name: Text = "script.py"
+    cpus: float = 1.0
+    memory_mib: int = 2048
+    priority: int = 0
+    outputs: list[Text] | None = Field(None, description="globs of files to keep; all by default")
+
+    @field_validator("env_vars", "inputs", "user_metadata", "args", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: Any, info: Any) -> Any:
+        if value is None:
+            return [] if info.field_name == "args" else {}
+        return value
+
+
+class SubmitBody(SubmitTemplate):
+    """One execution."""
+
+    input_files: list[Text] = Field(default_factory=list, description="names of files that will be uploaded")
+    cached_input_refs: dict[str, Text] = Field(default_factory=dict, description="names to references")
+    batch_id: Text | None = None
+    run_key: Text | None = None
+
+    @field_validator("input_files", "cached_input_refs", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any, info: Any) -> Any:
+        if value is None:
+            return [] if info.field_name == "input_files" else {}
+        return value
+
+
+class BatchBody(Body):
+    """Many executions of one script."""
+
+    template: SubmitTemplate
+    items: list[SubmitItem] = Field(default_factory=list)
+    parallelism: int | None = None
+    priority: int | None = None
+    run_key: Text | None = None
+    user_metadata: dict[str, Any] = Field(default_factory=dict)
+    closed: bool = True
+
+
+class ItemsBody(Body):
+    """More items of a batch."""
+
+    items: list[SubmitItem]
+
+
+class RetryBatchBody(Body):
+    """Which of a batch to run again."""
+
+    failed_only: bool = False
+
+
+class HashesBody(Body):
+    """SHA-256 in hex."""
+
+    hashes: list[Text] = Field(max_length=100_000)
+
+
+class LookupBody(Body):
+    """Executions by id."""
+
+    ids: list[Text] = Field(max_length=1000)
+
+
+class DownloadUrlBody(Body):
+    """An artifact by its ``file_path``."""
+
+    s3_key: str | None = None
+
+
+class LimitBody(Body):
+    """A monthly limit in euros."""
+
+    monthly_limit_euros: Decimal = Field(ge=0, le=1_000_000_000, allow_inf_nan=False)
+
+
+class InputCacheBody(Body):
+    """References under a hash of inputs."""
+
+    input_hash: Text
+    file_references: Any
+
+
+class TenantBody(Body):
+    """A tenant to make."""
+
+    name: Text = Field(min_length=1, max_length=200)
+
+
+class KeyBody(Body):
+    """A key to make."""
+
+    tenant_id: Text | None = None
+    scopes: list[Text] = Field(default_factory=lambda: ["submit", "read"])
+    name: Text = ""
+    expires_in_seconds: int | None = Field(None, ge=1)
+
+
+class RotateBody(Body):
+    """How long the old key stays beside the new one."""
+
+    overlap_seconds: int = Field(3600, ge=0)
+
+
+class AttemptRef(Body):
+    """An attempt by its number."""
+
+    execution_id: str
+    attempt: int
+
+
+class RegisterBody(Body):
+    """What a runner says of itself."""
+
+    runner_id: str = Field(min_length=1, max_length=200)
+    hostname: str
+    slots: int = Field(ge=0)
+    runtimes: list[dict[str, str]]
+    sandbox: str
+    version: str
+    incarnation: str = ""
+
+
+class ClaimBody(Body):
+    """A runner's offer."""
+
+    runner_id: str
+    free_cpus_milli: int
+    free_slots: int = Field(ge=0, le=10_000)
+    wait_ms: int = Field(ge=0, le=60_000)
+
+
+class CarriedBody(Body):
+    """Attempts of a runner."""
+
+    runner_id: str
+    attempts: list[AttemptRef]
+
+
+class ChunkBody(Body):
+    """A log chunk of an attempt."""
+
+    execution_id: str
+    attempt: int
+    token: str
+    first_sequence: int = Field(ge=1)
+    entries: list[tuple[int, int, str, int]]
+
+
+class ChunksBody(Body):
+    """Log chunks."""
+
+    chunks: list[ChunkBody]

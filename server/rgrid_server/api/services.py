@@ -1,0 +1,44 @@
+"""What the routes call; the composition root puts it together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+
+from starlette.requests import HTTPConnection
+
+from rgrid_server.billing.costs import Costs
+from rgrid_server.config import Settings
+from rgrid_server.domain.signing import Signer
+from rgrid_server.scheduler.batches import Batches
+from rgrid_server.scheduler.executions import Executions
+from rgrid_server.scheduler.files import Files
+from rgrid_server.scheduler.leases import Leases
+from rgrid_server.scheduler.logs import Logs
+from rgrid_server.scheduler.reports import Reports
+from rgrid_server.scheduler.uploads import Uploads
+from rgrid_server.tenancy import Tenancy
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything behind the API, and when it was last asked for anything."""
+
+    settings: Settings
+    signer: Signer
+    tenancy: Tenancy
+    executions: Executions
+    batches: Batches
+    uploads: Uploads
+    files: Files
+    logs: Logs
+    leases: Leases
+    reports: Reports
+    costs: Costs
+    last_asked: float = field(default_factory=monotonic)
+
+
+def services(connection: HTTPConnection) -> Services:
+    """The services of the application that serves a request."""
+    found: Services = connection.app.state.services
+    return found

@@ -1,0 +1,105 @@
+"""From a request's body to what the domain calls a submission."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rgrid_server.api.schemas import BatchBody, SubmitBody, SubmitItem, SubmitTemplate
+from rgrid_server.domain.submission import Problem, Submission
+from rgrid_server.errors import Invalid
+from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
+from rgrid_server.scheduler.executions import Executions
+from rgrid_server.scheduler.files import Files
+
+
+async def execution_submission(
+    tenant_id: str, body: SubmitBody, executions: Executions, files: Files
+) -> Submission:
+    """One execution as asked for.
+
+    Raises:
+        Invalid: its runtime is not offered, a name stands twice, or a reference names nothing.
+    """
+    template = await template_submission(body, executions)
+    inputs: dict[str, str | None] = dict(template.inputs)
+    inputs |= await _resolved(tenant_id, body.cached_input_refs, files)
+    twice = sorted({name for name in body.input_files if body.input_files.count(name) > 1})
+    if twice:
+        raise Invalid(
+            [
+                Problem(("input_files",), f"the name {name!r} stands more than once; give each file its own")
+                for name in twice
+            ]
+        )
+    for name in body.input_files:
+        inputs.setdefault(name, None)
+    return replace(template, inputs=inputs, run_key=body.run_key, batch_id=body.batch_id)
+
+
+async def template_submission(body: SubmitTemplate, executions: Executions) -> Submission:
+    """What a body asks for, beside files that are still to come."""
+    return Submission(
+        script_content=body.script_content,
+        runtime=await executions.choose_runtime(body.runtime),
+        script_name=body.script_name,
+        requirements_content=body.requirements_content or None,
+        args=tuple(body.args),
+        env_vars=body.env_vars,
+        inputs=dict(body.inputs),
+        outputs=tuple(body.outputs) if body.outputs is not None else None,
+        timeout_seconds=body.timeout_seconds,
+        cpus_milli=round(body.cpus * 1000),
+        memory_mib=body.memory_mib,
+        priority=body.priority,
+        user_metadata=body.user_metadata,
+    )
+
+
+async def batch_submission(body: BatchBody, executions: Executions) -> BatchSubmission:
+    """A batch as asked for."""
+    template = await template_submission(body.template, executions)
+    if body.priority is not None:
+        template = replace(template, priority=body.priority)
+    if body.user_metadata:
+        template = replace(template, user_metadata={**body.user_metadata, **template.user_metadata})
+    return BatchSubmission(
+        template=template,
+        items=[item_submission(template, item) for item in body.items],
+        parallelism=body.parallelism,
+        run_key=body.run_key,
+        user_metadata=body.user_metadata,
+        closed=body.closed,
+    )
+
+
+def item_submission(template: Submission, item: SubmitItem) -> BatchItem:
+    """A template with an item's own parts: lists in place of its lists, maps laid over its maps."""
+    return BatchItem(
+        replace(
+            template,
+            args=tuple(item.args) if "args" in item.model_fields_set else template.args,
+            env_vars={**template.env_vars, **item.env_vars},
+            inputs={**template.inputs, **item.inputs},
+            user_metadata={**template.user_metadata, **item.user_metadata},
+        ),
+        item.input_file,
+    )
+
+
+async def _resolved(tenant_id: str, references: Mapping[str, str], files: Files) -> dict[str, str | None]:
+    inputs: dict[str, str | None] = {}
+    problems: list[Problem] = []
+    for name, reference in references.items():
+        inputs[name] = await files.resolve(tenant_id, reference)
+        if inputs[name] is None:
+            problems.append(
+                Problem(
+                    ("cached_input_refs", name),
+                    f"the reference {reference[:120]!r} names no file here; upload it as one of input_files",
+                    code="reference_unknown",
+                )
+            )
+    if problems:
+        raise Invalid(problems)
+    return inputs

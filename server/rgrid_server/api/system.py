@@ -1,0 +1,94 @@
+"""Who and what this server is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from rgrid_server import __version__
+from rgrid_server.api.errors import ApiError
+from rgrid_server.api.json import Json
+from rgrid_server.api.routing import Who, guarded_router, needs
+from rgrid_server.api.services import services
+from rgrid_server.domain.apikeys import Scope
+from rgrid_server.scheduler.executions import DEFAULT_RUNTIME
+
+open_routes = APIRouter(tags=["system"])
+router = guarded_router()
+router.tags = ["system"]
+
+
+@open_routes.get("/", summary="What this is")
+async def root() -> Response:
+    """The API's name and version."""
+    return Json({"message": "RGrid API", "version": __version__})
+
+
+@open_routes.get("/health", summary="Whether it is well")
+async def health(request: Request) -> Response:
+    """Answers once the database can be read."""
+    await services(request).tenancy.ping()
+    return Json(
+        {
+            "status": "ok (db: connected)",
+            "version": __version__,
+            "timestamp": datetime.now(UTC).isoformat(),
+        }
+    )
+
+
+@open_routes.get("/readyz", summary="Whether it takes work")
+async def readyz(request: Request) -> Response:
+    """200, or 503 with the reason."""
+    if services(request).leases.draining:
+        raise ApiError(503, "draining", "the server is stopping; try again", headers={"Retry-After": "5"})
+    return Json({"status": "ready"})
+
+
+@router.get("/whoami", summary="Whose key this is")
+@needs(Scope.READ)
+async def whoami(who: Who) -> Response:
+    """The key's tenant and scopes."""
+    return Json(
+        {
+            "tenant_id": who.tenant_id,
+            "tenant_name": who.tenant_name,
+            "key_prefix": who.key_prefix,
+            "scopes": [scope.value for scope in who.scopes],
+        }
+    )
+
+
+@router.get("/runtimes", summary="What scripts can run with")
+@needs(Scope.READ)
+async def runtimes(request: Request) -> Response:
+    """Names and versions, newest first."""
+    offered = await services(request).executions.offered_runtimes()
+    names = [runtime["name"] for runtime in offered]
+    default = DEFAULT_RUNTIME if DEFAULT_RUNTIME in names else next(iter(names), None)
+    shown: list[dict[str, Any]] = [
+        {"name": item["name"], "version": item.get("version", ""), "default": item["name"] == default}
+        for item in offered
+    ]
+    return Json(shown)
+
+
+@router.get("/limits", summary="What may be asked for")
+@needs(Scope.READ)
+async def limits(request: Request) -> Response:
+    """The upper ends of what a submission may ask for."""
+    found = services(request).executions.limits
+    return Json(
+        {
+            "max_timeout_seconds": found.max_timeout_seconds,
+            "max_cpus": found.max_cpus_milli / 1000,
+            "max_memory_mib": found.max_memory_mib,
+            "max_script_bytes": found.max_script_bytes,
+            "max_blob_bytes": found.max_blob_bytes,
+            "max_batch_items": found.max_batch_items,
+            "max_input_files": found.max_input_files,
+        }
+    )

@@ -1,0 +1,196 @@
+"""The composition root: the only place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from rgrid_server import __version__
+from rgrid_server.api import (
+    admin,
+    batches,
+    costs,
+    errors,
+    executions,
+    files,
+    logs,
+    runner,
+    system,
+)
+from rgrid_server.api.middleware import RequestIds
+from rgrid_server.api.services import Services
+from rgrid_server.api.urls import PREFIX
+from rgrid_server.billing.costs import Costs
+from rgrid_server.blobs.directory import DirectoryBlobStore
+from rgrid_server.clock import new_key
+from rgrid_server.config import Settings
+from rgrid_server.domain.apikeys import Scope
+from rgrid_server.domain.prices import DEFAULT_PRICES
+from rgrid_server.domain.signing import Signer
+from rgrid_server.scheduler.batches import Batches
+from rgrid_server.scheduler.executions import Executions
+from rgrid_server.scheduler.files import Files
+from rgrid_server.scheduler.leases import Leases
+from rgrid_server.scheduler.logs import Logs
+from rgrid_server.scheduler.reports import Reports
+from rgrid_server.scheduler.sweeper import sweep
+from rgrid_server.scheduler.uploads import Uploads
+from rgrid_server.scheduler.wakeups import Wakeups
+from rgrid_server.store import spend
+from rgrid_server.store.schema import upgrade_schema
+from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
+from rgrid_server.tenancy import Tenancy
+
+log = logging.getLogger(__name__)
+
+DATABASE_FILE = "rgrid.sqlite"
+ADMIN_KEY_FILE = "admin.key"
+RUNNER_KEY_FILE = "runner.key"
+RUNNER_KEY_NAME = "local runner"
+
+
+class ServerState:
+    """A running server's parts, opened and closed together."""
+
+    def __init__(self, settings: Settings, services: Services, wakeups: Wakeups, runner_key: str) -> None:
+        self.settings = settings
+        self.services = services
+        self.wakeups = wakeups
+        self.runner_key = runner_key
+
+    def drain(self) -> None:
+        """Give out no more work, and end every long wait."""
+        self.services.leases.draining = True
+        self.wakeups.wake_all()
+
+    async def is_busy(self) -> bool:
+        """Whether anything is queued or runs."""
+        return await self.services.executions.any_unfinished()
+
+    async def is_carrying(self) -> bool:
+        """Whether a runner carries anything."""
+        return await self.services.leases.any_open()
+
+
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
+    """Open everything behind the API, on a data directory that is made where there is none.
+
+    Raises:
+        rgrid_server.store.database.StorageError: the data cannot be used by this version.
+        OSError: the directory cannot be written.
+    """
+    data_dir = settings.data_dir
+    data_dir.mkdir(parents=True, exist_ok=True)
+    migrate(settings)
+    async with AsyncExitStack() as stack:
+        database = SqliteDatabase(data_dir / DATABASE_FILE)
+        stack.push_async_callback(database.close)
+        await database.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
+        book = await database.read(spend.load_prices)
+        tenancy = Tenancy(database)
+        signer = Signer(await tenancy.secret("signing_secret", secrets.token_hex(32)))
+        runner_key = await _provide_keys(settings, tenancy)
+        wakeups = Wakeups()
+        blobs = DirectoryBlobStore(data_dir / "blobs")
+        limits, engine = settings.limits, settings.engine
+        services = Services(
+            settings=settings,
+            signer=signer,
+            tenancy=tenancy,
+            executions=Executions(database, wakeups, limits),
+            batches=Batches(database, wakeups, limits),
+            uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes),
+            files=Files(database, blobs),
+            logs=Logs(database, wakeups),
+            leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits),
+            reports=Reports(database, wakeups, signer, book, engine),
+            costs=Costs(database, book, engine),
+        )
+        await services.leases.extend_all()
+        sweeping = asyncio.create_task(sweep(services.executions, services.leases))
+        stack.push_async_callback(_canceled(sweeping))
+        yield ServerState(settings, services, wakeups, runner_key)
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the data directory's database to this version's schema."""
+    path = settings.data_dir / DATABASE_FILE
+    with sqlite_engine(path).connect() as connection:
+        upgrade_schema(connection, str(path))
+
+
+def make_app(state: ServerState) -> FastAPI:
+    """The HTTP application over an opened server."""
+    app = FastAPI(
+        title="RGrid",
+        version=__version__,
+        description="Run a Python script on a grid, and know to the last micro what it cost.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = state.services
+    errors.install(app)
+    app.add_middleware(RequestIds)
+    if state.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=state.settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "X-Next-Cursor", "X-Ignored-Fields"],
+        )
+    app.include_router(system.open_routes)
+    app.include_router(system.open_routes, prefix=PREFIX, include_in_schema=False)
+    for module in (system, executions, batches, files, logs, costs, admin, runner):
+        app.include_router(module.router, prefix=PREFIX)
+    for extra in (files.signed_routes, runner.attempt_routes, logs.sockets):
+        app.include_router(extra, prefix=PREFIX)
+    return app
+
+
+async def _provide_keys(settings: Settings, tenancy: Tenancy) -> str:
+    """Make the first admin key and the local runner's key; returns the latter."""
+    tenant_id = await tenancy.default_tenant()
+    admin_file = settings.data_dir / ADMIN_KEY_FILE
+    if settings.bootstrap_api_key is not None:
+        chosen = settings.bootstrap_api_key.get_secret_value()
+        if not await tenancy.has_key(chosen):
+            await tenancy.issue_key(tenant_id, (Scope.ADMIN,), "bootstrap", key=chosen)
+    elif not any("admin" in row["scopes"] for row in await tenancy.list_keys()):
+        key = new_key()
+        _write_private(admin_file, key)
+        await tenancy.issue_key(tenant_id, (Scope.ADMIN,), "first", key=key)
+        print(f"The first API key, shown this once (and kept in {admin_file}): {key}", flush=True)  # noqa: T201
+    runner_file = settings.data_dir / RUNNER_KEY_FILE
+    if runner_file.exists() and await tenancy.has_key(runner_file.read_text().strip()):
+        return runner_file.read_text().strip()
+    key = new_key()
+    _write_private(runner_file, key)
+    await tenancy.issue_key(tenant_id, (Scope.RUNNER,), RUNNER_KEY_NAME, key=key)
+    return key
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600)
+    temporary.write_text(text + "\n")
+    temporary.replace(path)
+
+
+def _canceled(task: asyncio.Task[Any]) -> Callable[[], Awaitable[None]]:
+    async def cancel() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    return cancel

@@ -1,0 +1,261 @@
+"""``rgrid server``: start it, and look after it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rgrid_server.app import ADMIN_KEY_FILE, DATABASE_FILE, migrate
+from rgrid_server.config import Settings
+from rgrid_server.domain.apikeys import parse_scopes
+from rgrid_server.errors import ServiceError
+from rgrid_server.serve import ADDRESS_FILE, PID_FILE, CannotStart, serve
+from rgrid_server.store import spend
+from rgrid_server.store.database import StorageError
+from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
+from rgrid_server.tenancy import Tenancy, why_not_a_key
+
+USAGE_ERROR = 2
+UNAVAILABLE = 69
+
+
+class Refusal(Exception):
+    """A command cannot do what it was asked; the message says why and the way out."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command of ``rgrid server``; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name in Settings.model_fields and value is not None
+    }
+    try:
+        settings = Settings(**given)
+        _check(settings)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            print(f"rgrid server: {name}: {problem['msg']}", file=sys.stderr)
+        return USAGE_ERROR
+    except Refusal as error:
+        print(f"rgrid server: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    command: Callable[[Settings, argparse.Namespace], int] = arguments.command
+    try:
+        return command(settings, arguments)
+    except (CannotStart, StorageError, ServiceError, Refusal) as error:
+        print(f"rgrid server: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rgrid server", description="Start RGrid's server, and look after it."
+    )
+    parser.set_defaults(command=_serve)
+    _add_options(parser)
+    commands = parser.add_subparsers(title="commands", metavar="")
+    for name, run, text in (
+        ("status", _status, "say whether a server runs on the data directory"),
+        ("stop", _stop, "stop it, letting running work go on"),
+        ("migrate", _migrate, "bring the data to this version's schema"),
+        ("backup", _backup, "copy the data of a server, running or not"),
+        ("prices", _prices, "show the price book"),
+        ("keys", _keys, "list keys, make one, revoke one"),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command.set_defaults(command=run)
+        command.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS)
+        if name == "backup":
+            command.add_argument("target", type=Path, help="a directory that does not exist yet")
+        if name == "keys":
+            _add_key_options(command)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int, help="0 for a free one, which is written to DIR/address")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR")
+    parser.add_argument("--database-url", metavar="URL")
+    parser.add_argument("--blob-url", metavar="URL")
+    parser.add_argument("--engine", choices=["local", "ray"])
+    parser.add_argument("--slots", type=int, metavar="N", help="executions at once")
+    parser.add_argument("--sandbox", choices=["auto", "process", "bubblewrap", "docker"])
+    parser.add_argument("--idle-exit-seconds", type=float, metavar="S")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+
+
+def _add_key_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", nargs="?", choices=["list", "add", "revoke", "rotate"], default="list")
+    command.add_argument("key_id", nargs="?", help="for revoke and rotate")
+    command.add_argument("--tenant", help="a tenant's name; made where there is none (add)")
+    command.add_argument("--scopes", default="submit,read", help="submit, read, admin, runner")
+    command.add_argument("--name", default="", help="what the key is for")
+
+
+def _check(settings: Settings) -> None:
+    if settings.bootstrap_api_key is not None:
+        why = why_not_a_key(settings.bootstrap_api_key.get_secret_value())
+        if why is not None:
+            raise Refusal(f"RGRID_BOOTSTRAP_API_KEY cannot be a key: {why}")
+    for option, value in (("--database-url", settings.database_url), ("--blob-url", settings.blob_url)):
+        if value is not None:
+            raise Refusal(
+                f"{option} is not available in this version: data stand in --data-dir; leave it out"
+            )
+    if settings.engine != "local":
+        raise Refusal("the engine 'ray' is not available in this version; leave --engine out")
+    if settings.sandbox in {"bubblewrap", "docker"}:
+        raise Refusal(
+            f"the sandbox {settings.sandbox!r} is not available in this version; use --sandbox process"
+        )
+
+
+def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:
+    return serve(settings)
+
+
+def _status(settings: Settings, _arguments: argparse.Namespace) -> int:
+    url = _address(settings.data_dir)
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310 - our own file says http
+            health = json.load(answer)
+    except (OSError, ValueError):
+        raise Refusal(f"the server of {settings.data_dir} does not answer at {url}") from None
+    print(f"{url} {health['status']}, version {health['version']}")
+    return 0
+
+
+def _stop(settings: Settings, _arguments: argparse.Namespace) -> int:
+    _address(settings.data_dir)
+    try:
+        pid = int((settings.data_dir / PID_FILE).read_text())
+    except (OSError, ValueError):
+        raise Refusal(f"no server runs on {settings.data_dir}") from None
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    for _ in range(600):
+        if not (settings.data_dir / PID_FILE).exists():
+            print("stopped")
+            return 0
+        time.sleep(0.05)
+    raise Refusal(f"the server {pid} has not stopped within 30 s")
+
+
+def _migrate(settings: Settings, _arguments: argparse.Namespace) -> int:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    migrate(settings)
+    print(f"{settings.data_dir / DATABASE_FILE} has this version's schema")
+    return 0
+
+
+def _backup(settings: Settings, arguments: argparse.Namespace) -> int:
+    import shutil
+    import sqlite3
+
+    _existing_database(settings)
+    target: Path = arguments.target
+    try:
+        target.mkdir(parents=True)
+    except FileExistsError:
+        raise Refusal(f"{target} exists; name a directory that does not") from None
+    # the database first: every blob that it names is on the disk before it is named, and is copied after
+    with (
+        sqlite3.connect(settings.data_dir / DATABASE_FILE) as source,
+        sqlite3.connect(target / DATABASE_FILE) as copy,
+    ):
+        source.backup(copy)
+    blobs = settings.data_dir / "blobs"
+    if blobs.is_dir():
+        shutil.copytree(blobs, target / "blobs", ignore=shutil.ignore_patterns("incoming"))
+    for name in (ADMIN_KEY_FILE, "runner.key"):
+        if (settings.data_dir / name).exists():
+            shutil.copy2(settings.data_dir / name, target / name)
+    print(f"copied to {target}; start it with rgrid server --data-dir {target}")
+    return 0
+
+
+def _prices(settings: Settings, _arguments: argparse.Namespace) -> int:
+    _existing_database(settings)
+    with sqlite_engine(settings.data_dir / DATABASE_FILE).connect() as connection:
+        book = spend.load_prices(connection)
+    print("price                engine  from        EUR per vCPU-hour  EUR per GiB-hour")
+    for price in book:
+        day = time.strftime("%Y-%m-%d", time.gmtime(price.effective_from_ms / 1000))
+        vcpu, gib = price.nanos_per_vcpu_hour / 1e9, price.nanos_per_gib_hour / 1e9
+        print(f"{price.price_id:<20} {price.engine:<7} {day}  {vcpu:>17.9f}  {gib:>16.9f}")
+    return 0
+
+
+def _keys(settings: Settings, arguments: argparse.Namespace) -> int:
+    _existing_database(settings)
+
+    async def run() -> int:
+        database = SqliteDatabase(settings.data_dir / DATABASE_FILE)
+        try:
+            return await _manage_keys(Tenancy(database), arguments)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+async def _manage_keys(tenancy: Tenancy, arguments: argparse.Namespace) -> int:
+    if arguments.action == "add":
+        try:
+            scopes = parse_scopes(arguments.scopes)
+        except ValueError as error:
+            raise Refusal(str(error)) from None
+        tenant_id = await tenancy.default_tenant()
+        if arguments.tenant:
+            named: dict[str, Any] = {row["name"]: row["tenant_id"] for row in await tenancy.list_tenants()}
+            tenant_id = named.get(arguments.tenant) or await tenancy.add_tenant(arguments.tenant)
+        issued = await tenancy.issue_key(tenant_id, scopes, arguments.name)
+        print(issued.key)
+        return 0
+    if arguments.action in {"revoke", "rotate"}:
+        if not arguments.key_id:
+            raise Refusal(f"name the key to {arguments.action} by its id; `rgrid server keys` lists them")
+        if arguments.action == "revoke":
+            await tenancy.revoke_key(arguments.key_id)
+            print("revoked")
+        else:
+            print((await tenancy.rotate_key(arguments.key_id, overlap_seconds=3600)).key)
+        return 0
+    for row in await tenancy.list_keys():
+        state = "revoked" if row["revoked_at_ms"] else "valid"
+        shown = [row["key_id"], f"{row['prefix']}…", state, row["scopes"], row["tenant_name"], row["name"]]
+        print("  ".join(shown))
+    return 0
+
+
+def _existing_database(settings: Settings) -> None:
+    if not (settings.data_dir / DATABASE_FILE).exists():
+        raise Refusal(f"there are no data in {settings.data_dir}; give the server's --data-dir")
+
+
+def _address(data_dir: Path) -> str:
+    try:
+        return (data_dir / ADDRESS_FILE).read_text().strip()
+    except OSError:
+        raise Refusal(f"no server runs on {data_dir}") from None

@@ -1,0 +1,50 @@
+"""Every option of the server: its name, its environment variable (RGRID_…) and its default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rgrid_server.domain.submission import Limits
+from rgrid_server.scheduler.leases import AttemptLimits
+
+
+class Settings(BaseSettings):
+    """Read from arguments, then from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="RGRID_", extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    data_dir: Path = Field(Path("rgrid-data"), description="where database, blobs and runners' files stand")
+    database_url: str | None = Field(None, description="another database than SQLite in the data directory")
+    blob_url: str | None = Field(None, description="another place for blobs than the data directory")
+    engine: Literal["local", "ray"] = "local"
+    slots: int | None = Field(
+        None, ge=0, description="executions at once; by default one a CPU, 0 for no runner"
+    )
+    sandbox: Literal["auto", "process", "bubblewrap", "docker"] = "auto"
+    bootstrap_api_key: SecretStr | None = Field(None, description="the admin key that the first start makes")
+    public_url: str | None = Field(
+        None, description="how clients reach this server, for the URLs that it hands out"
+    )
+    cors_origins: list[str] = Field(default_factory=list)
+    max_timeout_seconds: int = Field(3600, ge=1)
+    max_blob_bytes: int = Field(16 * 1024**3, ge=1)
+    idle_exit_seconds: float | None = Field(
+        None, gt=0, description="stop when nothing was asked or run for so long"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def limits(self) -> Limits:
+        """What a tenant may ask for."""
+        return Limits(max_timeout_seconds=self.max_timeout_seconds, max_blob_bytes=self.max_blob_bytes)
+
+    @property
+    def attempt_limits(self) -> AttemptLimits:
+        """What one attempt may leave."""
+        return AttemptLimits()

@@ -1,0 +1,158 @@
+"""Tenants and their keys: who may do what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from rgrid_server.clock import new_id, new_key, now_ms
+from rgrid_server.domain.apikeys import KEY_PREFIX, MIN_KEY_CHARS, Scope, hash_key, shown_prefix
+from rgrid_server.errors import Conflict, NotFound
+from rgrid_server.store import tenants as store
+from rgrid_server.store.database import Database
+from rgrid_server.store.tenants import Principal
+
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key as it is shown, once."""
+
+    key_id: str
+    key: str
+    tenant_id: str
+    prefix: str
+    scopes: tuple[Scope, ...]
+
+
+class Tenancy:
+    """Finds who asks, and makes and ends tenants' keys."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def authenticate(self, key: str) -> Principal | None:
+        """The owner of a key, None for one that opens nothing."""
+        if not key.startswith(KEY_PREFIX):
+            return None
+        key_hash = hash_key(key)
+        return await self._database.read(lambda c: store.find_principal(c, key_hash, now_ms()))
+
+    async def add_tenant(self, name: str) -> str:
+        """Make a tenant; returns its id.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        tenant_id = new_id("tenant")
+        try:
+            await self._database.write(lambda c: store.insert_tenant(c, tenant_id, name, now_ms()))
+        except IntegrityError:
+            raise Conflict("conflict", f"there is a tenant {name!r} already") from None
+        return tenant_id
+
+    async def list_tenants(self) -> list[RowMapping]:
+        """All tenants."""
+        return list(await self._database.read(store.list_tenants))
+
+    async def issue_key(
+        self,
+        tenant_id: str,
+        scopes: tuple[Scope, ...],
+        name: str = "",
+        expires_at_ms: int | None = None,
+        key: str | None = None,
+    ) -> IssuedKey:
+        """Make a key of a tenant; ``key`` is given where someone else has chosen it.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        issued = IssuedKey(new_id("key"), key or new_key(), tenant_id, "", scopes)
+        shown = shown_prefix(issued.key)
+
+        def add(connection: Connection) -> None:
+            if store.get_tenant(connection, tenant_id) is None:
+                raise NotFound("Tenant")
+            store.insert_key(
+                connection,
+                {
+                    "key_hash": hash_key(issued.key),
+                    "key_id": issued.key_id,
+                    "tenant_id": tenant_id,
+                    "prefix": shown,
+                    "name": name,
+                    "scopes": ",".join(scope.value for scope in scopes),
+                    "created_at_ms": now_ms(),
+                    "expires_at_ms": expires_at_ms,
+                },
+            )
+
+        await self._database.write(add)
+        return IssuedKey(issued.key_id, issued.key, tenant_id, shown, scopes)
+
+    async def list_keys(self, tenant_id: str | None = None) -> list[RowMapping]:
+        """Keys by prefix, of one tenant or of all."""
+        return list(await self._database.read(lambda c: store.list_keys(c, tenant_id)))
+
+    async def revoke_key(self, key_id: str) -> None:
+        """End a key at once.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        if await self._database.write(lambda c: store.update_key(c, key_id, revoked_at_ms=now_ms())) is None:
+            raise NotFound("Key")
+
+    async def rotate_key(self, key_id: str, overlap_seconds: int) -> IssuedKey:
+        """Make a key like another one, which ends ``overlap_seconds`` later.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        ends_at_ms = now_ms() + overlap_seconds * 1000
+        old = await self._database.write(lambda c: store.update_key(c, key_id, expires_at_ms=ends_at_ms))
+        if old is None:
+            raise NotFound("Key")
+        scopes = tuple(Scope(word) for word in old["scopes"].split(","))
+        return await self.issue_key(old["tenant_id"], scopes, old["name"])
+
+    async def has_key(self, key: str) -> bool:
+        """Whether a key was ever issued here."""
+        key_hash = hash_key(key)
+        return await self._database.read(lambda c: store.has_key_hash(c, key_hash))
+
+    async def ping(self) -> None:
+        """Make sure that the database answers."""
+        await self._database.read(lambda c: store.get_setting(c, "ping"))
+
+    async def default_tenant(self) -> str:
+        """The tenant that is there from the first start on; returns its id."""
+        found = await self._database.read(lambda c: store.find_tenant_by_name(c, DEFAULT_TENANT))
+        return str(found["tenant_id"]) if found is not None else await self.add_tenant(DEFAULT_TENANT)
+
+    async def secret(self, name: str, fresh: str) -> str:
+        """A secret of the server's own, made at its first use."""
+
+        def keep(connection: Connection) -> str:
+            kept = store.get_setting(connection, name)
+            if kept is None:
+                store.put_setting(connection, name, fresh)
+                return fresh
+            return kept
+
+        return await self._database.write(keep)
+
+
+def why_not_a_key(key: str) -> str | None:
+    """What is wrong with a key that someone has chosen."""
+    if not key.startswith(KEY_PREFIX):
+        return f"it does not begin with {KEY_PREFIX}"
+    if len(key) < MIN_KEY_CHARS:
+        return f"it is shorter than {MIN_KEY_CHARS} characters"
+    if not key.isascii() or any(char.isspace() for char in key):
+        return "it has characters other than plain ASCII without spaces"
+    return None
