@@ -1,8 +1,8 @@
-"""What the server and a runner say to each other about one attempt: values only (docs/reference/runner-protocol.md)."""
+"""What server and runner say to each other about an attempt (docs/reference/runner-protocol.md)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import IntFlag, StrEnum
 from typing import Any, NamedTuple
 
@@ -158,6 +158,10 @@ class Report:
     log: LogChunk | None = None
     artifacts: list[OutputFile] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def with_log(self, log: LogChunk | None) -> Report:
+        """The same report with the last of the log."""
+        return replace(self, log=log)
 
     def to_wire(self) -> dict[str, Any]:
         """Everything as JSON takes it."""

@@ -155,7 +155,7 @@ def end(state: State, attempt: int, ending: Ending, now_ms: int) -> State:
     if ending.outcome is Outcome.GRID_FAULT:
         return _fault(state, now_ms, ending.error_message or "the grid failed to carry it")
     finished = replace(state, duration_ms=ending.duration_ms)
-    if ending.outcome is Outcome.EXITED and ending.exit_code == 0:
+    if ending.outcome is Outcome.EXITED and ending.exit_code == 0 and ending.error_code is None:
         return _finish(finished, now_ms, Status.COMPLETED, exit_code=0)
     if ending.outcome is Outcome.CANCELED:
         return _canceled(finished, now_ms, ending.exit_code)

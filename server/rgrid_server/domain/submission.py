@@ -1,4 +1,4 @@
-"""What may be submitted: limits, validation, and the fingerprint that tells whether two submissions are the same."""
+"""What may be submitted: limits, validation, and the fingerprint that tells equal work."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One execution as asked for. ``inputs`` maps each name to its blob, or to None while it is still to come."""
+    """One execution as asked for; ``inputs`` maps a name to its blob, or to None while it is to come."""
 
     script_content: str
     runtime: str
@@ -168,7 +168,8 @@ def _script_problems(submission: Submission, limits: Limits) -> list[Problem]:
         problems.append(
             Problem(
                 ("runtime",),
-                f"{_shown(submission.runtime)} is not a runtime; name one as python:3.11, GET /runtimes lists them",
+                f"{_shown(submission.runtime)} is not a runtime; "
+                "name one as python:3.11, GET /runtimes lists them",
             )
         )
     return problems

@@ -27,7 +27,7 @@ def append_chunk(connection: Connection, execution_id: str, attempt: int, chunk:
             first_sequence=chunk.first_sequence,
             last_sequence=chunk.first_sequence + len(chunk.entries) - 1,
             attempt=attempt,
-            entries=orjson.dumps(chunk.entries),
+            entries=orjson.dumps([tuple(entry) for entry in chunk.entries]),
         )
     )
     return True

@@ -1,0 +1,1 @@
+"""Carrying attempts on one machine: environment, workspace, sandbox, logs, outputs. HTTP only, never SQL."""

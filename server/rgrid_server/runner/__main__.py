@@ -1,0 +1,133 @@
+"""``python -m rgrid_server.runner``: carry attempts on this machine for a server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from rgrid_server import __version__
+from rgrid_server.runner.carrier import Carrier
+from rgrid_server.runner.connection import Connection, Dismissed
+from rgrid_server.runner.environments import Environments
+from rgrid_server.runner.inputs import InputCache
+from rgrid_server.runner.interpreters import find_interpreters
+from rgrid_server.runner.sandbox.process import ProcessSandbox
+from rgrid_server.runner.sandbox.supervisor import PR_SET_CHILD_SUBREAPER
+from rgrid_server.runner.service import RunnerService
+
+log = logging.getLogger(__name__)
+
+ALREADY_RUNNING = 75
+NOT_ALLOWED = 77
+
+
+def main() -> int:
+    """Run until SIGTERM; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="rgrid-runner", description="Carry attempts on this machine.")
+    parser.add_argument("--url", required=True, help="the server's address")
+    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--sandbox", choices=["auto", "process"], default="auto")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    data_dir: Path = arguments.data_dir.resolve()
+    key = os.environ.pop("RGRID_RUNNER_KEY", "") or _read(data_dir / "runner.key")
+    if not key:
+        parser.error(f"no key: set RGRID_RUNNER_KEY, or write it to {data_dir / 'runner.key'}")
+    lock = os.open(data_dir / "runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.warning("another runner works in %s", data_dir)
+        return ALREADY_RUNNING
+    # what a lost supervisor held becomes our child, and can be ended
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        asyncio.run(_run(arguments.url, key, data_dir, arguments.slots))
+    except Dismissed as error:
+        log.warning("the server does not take this runner: %s", error)
+        return NOT_ALLOWED
+    return 0
+
+
+async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
+    incarnation = secrets.token_hex(8)
+    hostname = socket.gethostname()
+    home = data_dir / "runner"
+    work = home / "work"
+    # nothing of an earlier incarnation is carried any more
+    await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+    work.mkdir(parents=True)
+    home.chmod(0o700)
+    _write_json(data_dir / "runner.json", {"pid": os.getpid(), "incarnation": incarnation, "url": url})
+    interpreters = await find_interpreters()
+    runner_id = _runner_id(home / "id", hostname)
+    connection = Connection(url, key, runner_id, data_dir / "address")
+    sandbox = ProcessSandbox()
+    service = RunnerService(
+        connection,
+        Carrier(
+            connection,
+            Environments(home / "environments", interpreters),
+            InputCache(home / "inputs", connection),
+            sandbox,
+            hostname,
+        ),
+        {
+            "incarnation": incarnation,
+            "hostname": hostname,
+            "slots": slots,
+            "runtimes": [{"name": name, "version": one.version} for name, one in interpreters.items()],
+            "sandbox": sandbox.name,
+            "version": __version__,
+        },
+        slots,
+        work,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    try:
+        await service.run()
+    finally:
+        await sandbox.close()
+        await connection.close()
+
+
+def _runner_id(path: Path, hostname: str) -> str:
+    known = _read(path)
+    if known:
+        return known
+    fresh = f"runner_{hostname[:60]}_{secrets.token_hex(8)}"
+    path.write_text(fresh)
+    return fresh
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""The runner's side of docs/reference/runner-protocol.md: each call once, tried again while it may help."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from rgrid_server.domain import frames
+from rgrid_server.domain.attempts import Assignment, AttemptId, LogChunk, Report, Specification
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACKOFF_FIRST_SECONDS = 0.1
+BACKOFF_MAX_SECONDS = 5.0
+CALL_TIMEOUT_SECONDS = 60.0
+UPLOAD_CHUNK_BYTES = 1024 * 1024
+
+
+class Dismissed(Exception):
+    """The server does not want this runner: its key opens nothing any more."""
+
+
+class Unregistered(Exception):
+    """The server does not know this runner; it has to register again."""
+
+
+class Gone(Exception):
+    """The attempt is not this runner's any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a claim brought."""
+
+    attempts: list[tuple[Assignment, Specification]]
+    cancel: list[AttemptId]
+    drain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The server's times."""
+
+    lease_ms: int
+    heartbeat_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentChunk:
+    """A log chunk of an attempt."""
+
+    assignment: Assignment
+    chunk: LogChunk
+
+
+class Connection:
+    """Calls the server, wherever it is now: after a failure the address file is read again."""
+
+    def __init__(self, url: str, key: str, runner_id: str, address_file: Path) -> None:
+        self._url = url
+        self._runner_id = runner_id
+        self._address_file = address_file
+        self._key = key
+        self._client = httpx.AsyncClient(
+            timeout=CALL_TIMEOUT_SECONDS,
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
+            trust_env=not _is_loopback(url),
+        )
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await self._client.aclose()
+
+    async def register(self, description: dict[str, Any]) -> Lease:
+        """Introduce this runner; tried until the server answers."""
+        answer = await self._until_answered(
+            lambda: self._post("register", {"runner_id": self._runner_id, **description})
+        )
+        return Lease(answer["lease_ms"], answer["heartbeat_ms"])
+
+    async def claim(self, free_cpus_milli: int, free_slots: int, wait_ms: int) -> Work:
+        """Ask for work once."""
+        answer = await self._post(
+            "claim",
+            {
+                "runner_id": self._runner_id,
+                "free_cpus_milli": free_cpus_milli,
+                "free_slots": free_slots,
+                "wait_ms": wait_ms,
+            },
+        )
+        specifications = {
+            key: Specification(
+                script_content=value["script_content"],
+                script_name=value["script_name"],
+                runtime=value["runtime"],
+                requirements_content=value["requirements_content"],
+            )
+            for key, value in answer["specifications"].items()
+        }
+        assignments = [Assignment.from_wire(item) for item in answer["attempts"]]
+        return Work(
+            attempts=[(item, specifications[item.specification]) for item in assignments],
+            cancel=[AttemptId(**item) for item in answer["cancel"]],
+            drain=answer["drain"],
+        )
+
+    async def heartbeat(self, carried: Sequence[AttemptId]) -> tuple[list[AttemptId], list[AttemptId]]:
+        """Keep leases; returns what to cancel and what is lost."""
+        answer = await self._post("heartbeat", self._carried(carried))
+        return (
+            [AttemptId(**item) for item in answer["cancel"]],
+            [AttemptId(**item) for item in answer["lost"]],
+        )
+
+    async def release(self, handed_back: Sequence[AttemptId]) -> None:
+        """Hand attempts back."""
+        await self._post("release", self._carried(handed_back))
+
+    async def send_logs(self, sent: Sequence[SentChunk]) -> list[str]:
+        """Send log chunks; tried until the server answers."""
+        body = {
+            "chunks": [
+                {
+                    "execution_id": item.assignment.execution_id,
+                    "attempt": item.assignment.attempt,
+                    "token": item.assignment.token,
+                    "first_sequence": item.chunk.first_sequence,
+                    "entries": item.chunk.entries,
+                }
+                for item in sent
+            ]
+        }
+        answer = await self._until_answered(lambda: self._post("logs", body))
+        results: list[str] = answer["results"]
+        return results
+
+    async def send_reports(self, reports: Sequence[Report], blobs: Sequence[bytes]) -> list[str]:
+        """Send reports with their small outputs; tried until the server answers."""
+        frame = frames.encode({"reports": [report.to_wire() for report in reports]}, blobs)
+
+        async def call() -> Any:
+            headers = self._bearer(self._key) | {"Content-Type": frames.CONTENT_TYPE}
+            return _read(await self._client.post(self._path("report"), content=frame, headers=headers))
+
+        results: list[str] = (await self._until_answered(call))["results"]
+        return results
+
+    async def missing_blobs(self, assignment: Assignment, hashes: Sequence[str]) -> list[str]:
+        """Which of an attempt's outputs are to be uploaded."""
+        path = self._attempt_path(assignment, "missing")
+
+        async def call() -> Any:
+            answer = await self._client.post(
+                path(), json={"hashes": list(hashes)}, headers=self._bearer(assignment.token)
+            )
+            return _read(answer)
+
+        missing: list[str] = (await self._until_answered(call))["missing"]
+        return missing
+
+    async def put_blob(self, assignment: Assignment, sha256: str, file: Path) -> None:
+        """Upload one of an attempt's outputs."""
+        path = self._attempt_path(assignment, sha256)
+
+        size_bytes = (await asyncio.to_thread(file.stat)).st_size
+
+        async def call() -> Any:
+            headers = self._bearer(assignment.token) | {"Content-Length": str(size_bytes)}
+            answer = await self._client.put(path(), content=_chunks(file), headers=headers, timeout=600.0)
+            return _read(answer)
+
+        await self._until_answered(call)
+
+    async def get_blob(self, assignment: Assignment, sha256: str, target: Path) -> None:
+        """Fetch one of an attempt's inputs into a file, verified.
+
+        Raises:
+            Gone: the attempt has no such input.
+        """
+        path = self._attempt_path(assignment, sha256)
+
+        async def call() -> None:
+            headers = self._bearer(assignment.token)
+            async with self._client.stream("GET", path(), headers=headers, timeout=600.0) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    await answer.aread()
+                    _read(answer)
+                digest = hashlib.sha256()
+                with target.open("wb") as file:
+                    async for chunk in answer.aiter_bytes():
+                        digest.update(chunk)
+                        file.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise httpx.RemoteProtocolError(f"the input {sha256} arrived with other bytes")
+
+        await self._until_answered(call)
+
+    async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except (httpx.TransportError, _TryAgain) as error:
+                failures += 1
+                if failures in {1, 10} or failures % 100 == 0:
+                    log.warning("the server does not answer (%r); tried again", error)
+                await self.back_off(failures)
+
+    async def back_off(self, failures: int) -> None:
+        """Wait before another try (exponential, with full jitter), and see whether the server has moved."""
+        longest = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failures, 10))
+        await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311 - no secret
+        try:
+            moved = (await asyncio.to_thread(self._address_file.read_text)).strip()
+        except OSError:
+            return
+        if moved and moved != self._url:
+            log.info("the server is at %s now", moved)
+            self._url = moved
+
+    async def _post(self, call: str, body: dict[str, Any]) -> Any:
+        timeout = CALL_TIMEOUT_SECONDS + body.get("wait_ms", 0) / 1000
+        answer = await self._client.post(
+            self._path(call), json=body, headers=self._bearer(self._key), timeout=timeout
+        )
+        return _read(answer)
+
+    def _carried(self, attempts: Sequence[AttemptId]) -> dict[str, Any]:
+        return {"runner_id": self._runner_id, "attempts": [asdict(item) for item in attempts]}
+
+    def _path(self, call: str) -> str:
+        return f"{self._url}/api/v1/runner/{call}"
+
+    def _attempt_path(self, assignment: Assignment, blob: str) -> Callable[[], str]:
+        # asked for anew by each try: the server may have moved
+        return lambda: self._path(f"attempts/{assignment.execution_id}/{assignment.attempt}/blobs/{blob}")
+
+    @staticmethod
+    def _bearer(token: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
+
+class _TryAgain(Exception):
+    """The server could not answer just now."""
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a call that failed so may succeed later."""
+    return isinstance(error, httpx.TransportError | _TryAgain)
+
+
+def _read(answer: httpx.Response) -> Any:
+    status = answer.status_code
+    if status in {401, 403}:
+        if "/runner/attempts/" in str(answer.request.url):
+            raise Gone(answer.text)
+        raise Dismissed(answer.text)
+    if status == 404 and "/runner/attempts/" in str(answer.request.url):
+        raise Gone(answer.text)
+    if status == 409:
+        raise Unregistered(answer.text)
+    if status == 429 or status >= 500:
+        raise _TryAgain(f"{status}: {answer.text[:200]}")
+    if status >= 400:
+        raise RuntimeError(f"the server refused {answer.request.url.path}: {status} {answer.text[:500]}")
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise _TryAgain(f"no JSON from {answer.request.url.path}") from error
+
+
+async def _chunks(file: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(file.open, "rb") as opened:
+        while chunk := await asyncio.to_thread(opened.read, UPLOAD_CHUNK_BYTES):
+            yield chunk
+
+
+def _is_loopback(url: str) -> bool:
+    return httpx.URL(url).host in {"127.0.0.1", "::1", "localhost"}

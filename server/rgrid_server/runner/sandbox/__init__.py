@@ -1,0 +1,1 @@
+"""What confines an attempt on the machine."""

@@ -1,0 +1,287 @@
+"""The process that holds one script at a time, with everything that the script starts.
+
+It is a child subreaper (prctl(2)): what a script leaves behind, daemons of their own session included,
+becomes its child and is killed with the script. When the runner goes away, so do it and all that it holds.
+It imports little, so that forking it is cheap.
+
+It reads from the socket on descriptor 0: ``{"run": …}`` with two descriptors beside it, or
+``{"cancel": true}``; and answers each run with one message. Messages are a 4-byte length and JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PAGE_KIB = resource.getpagesize() // 1024
+SAMPLE_SECONDS = 0.05
+FIRST_SAMPLE_SECONDS = 0.01
+EXEC_FAILED = 127
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def main() -> None:
+    """Serve runs until the socket ends."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # these are the runner's to act on; it ends us by closing the socket
+        signal.signal(number, signal.SIG_IGN)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    channel = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    while True:
+        received = receive(channel)
+        if received is None:
+            return
+        message, descriptors = received
+        if "run" in message:
+            answer = Run(message["run"], descriptors, channel, wake_read).carry()
+            if answer is None:
+                return
+            send(channel, answer)
+
+
+class Run:
+    """One script from its start until nothing of it is left."""
+
+    def __init__(
+        self, command: dict[str, Any], descriptors: list[int], channel: socket.socket, wake_read: int
+    ) -> None:
+        self.command = command
+        self.descriptors = descriptors
+        self.channel = channel
+        self.wake_read = wake_read
+        self.cpu_seconds = 0.0
+        self.peak_kib = 0
+        self.status: int | None = None
+        self.ended: str | None = None
+        self.kill_at: float | None = None
+
+    def carry(self) -> dict[str, Any] | None:
+        """Start it, watch it, and end what it leaves; None when the runner went away."""
+        started = time.monotonic()
+        try:
+            pid = self._start()
+        except OSError as error:
+            return {"failed": f"{self.command['argv'][0]}: {error.strerror}"}
+        finally:
+            for descriptor in self.descriptors:
+                os.close(descriptor)
+        runner_is_there = self._watch(pid, started + self.command["timeout_ms"] / 1000)
+        duration = time.monotonic() - started
+        self._end_all()
+        if not runner_is_there:
+            return None
+        code = os.waitstatus_to_exitcode(self.status or 0)
+        ended = self.ended or ("exited" if code >= 0 else "signaled")
+        return {
+            "ended": ended,
+            "code": abs(code),
+            "duration_ms": round(duration * 1000),
+            "cpu_ms": round(self.cpu_seconds * 1000),
+            "peak_memory_mib": -(-self.peak_kib // 1024),
+        }
+
+    def _start(self) -> int:
+        # the child's exec closes its end; an error comes through it instead
+        errors_read, errors_write = os.pipe2(os.O_CLOEXEC)
+        supervisor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become(supervisor)
+            except OSError as error:
+                os.write(errors_write, str(error.errno or errno.EIO).encode())
+            finally:
+                os._exit(EXEC_FAILED)
+        os.close(errors_write)
+        reported = os.read(errors_read, 16)
+        os.close(errors_read)
+        if reported:
+            os.waitpid(pid, 0)
+            raise OSError(int(reported), os.strerror(int(reported)))
+        return pid
+
+    def _become(self, supervisor: int) -> None:
+        os.setsid()
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != supervisor:
+            os._exit(EXEC_FAILED)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.umask(0o022)
+        os.chdir(self.command["directory"])
+        os.dup2(self.descriptors[0], 1)
+        os.dup2(self.descriptors[1], 2)
+        os.execve(self.command["argv"][0], self.command["argv"], self.command["environment"])  # noqa: S606
+
+    def _watch(self, pid: int, deadline: float) -> bool:
+        sample = FIRST_SAMPLE_SECONDS
+        while True:
+            now = time.monotonic()
+            wait = min(sample, max(0.0, (self.kill_at or deadline) - now))
+            readable = select.select([self.channel.fileno(), self.wake_read], [], [], wait)[0]
+            sample = min(SAMPLE_SECONDS, sample * 2)
+            if self.wake_read in readable:
+                os.read(self.wake_read, 4096)
+            if self._reap(pid):
+                return True
+            if self.channel.fileno() in readable:
+                received = receive(self.channel)
+                if received is None:
+                    return False
+                if received[0].get("cancel"):
+                    self._stop("canceled")
+            now = time.monotonic()
+            if self.kill_at is not None and now >= self.kill_at:
+                self._signal_all(signal.SIGKILL)
+            elif self.kill_at is None and now >= deadline:
+                self._stop("timed_out")
+            self._look_at_memory()
+
+    def _stop(self, why: str) -> None:
+        if self.ended is None:
+            self.ended = why
+            self.kill_at = time.monotonic() + self.command["grace_ms"] / 1000
+            self._signal_all(signal.SIGTERM)
+
+    def _look_at_memory(self) -> None:
+        used_kib = 0
+        for pid in descendants():
+            try:
+                with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+                    fields = file.read().split()
+            except OSError:
+                continue
+            # without what is shared, so that a pool of workers is not counted many times over
+            used_kib += (int(fields[1]) - int(fields[2])) * PAGE_KIB
+        self.peak_kib = max(self.peak_kib, used_kib)
+        if used_kib > self.command["memory_mib"] * 1024 and self.ended != "out_of_memory":
+            self.ended = "out_of_memory"
+            self._signal_all(signal.SIGKILL)
+
+    def _reap(self, pid: int | None) -> bool:
+        """Take in what has ended; returns whether the script itself is among it."""
+        found = False
+        while True:
+            try:
+                reaped, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return found
+            if reaped == 0:
+                return found
+            self.cpu_seconds += usage.ru_utime + usage.ru_stime
+            self.peak_kib = max(self.peak_kib, usage.ru_maxrss if reaped == pid else 0)
+            if reaped == pid:
+                self.status = status
+                found = True
+
+    def _end_all(self) -> None:
+        """Kill whatever is left, until nothing is."""
+        while True:
+            left = descendants()
+            if not left:
+                self._reap(None)
+                if not descendants():
+                    return
+                continue
+            for pid in left:
+                kill(pid, signal.SIGKILL)
+            self._reap(None)
+            time.sleep(0.001)
+
+    @staticmethod
+    def _signal_all(number: int) -> None:
+        for pid in descendants():
+            kill(pid, number)
+
+
+def descendants() -> list[int]:
+    """Everything below this process, parents first."""
+    found: list[int] = []
+    waiting = [os.getpid()]
+    while waiting:
+        children = children_of(waiting.pop())
+        found.extend(children)
+        waiting.extend(children)
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of a process, of all its threads."""
+    children: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+    except OSError:
+        return children
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123
+                children.extend(int(child) for child in file.read().split())
+        except OSError:
+            continue
+    return children
+
+
+def kill(pid: int, number: int) -> None:
+    """Signal a process that may be gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """One message with the descriptors beside it; None at the end of the socket."""
+    try:
+        head, descriptors, _, _ = socket.recv_fds(channel, 4, 2)
+        while len(head) < 4:
+            more = channel.recv(4 - len(head))
+            if not head or not more:
+                return None
+            head += more
+        left = int.from_bytes(head, "big")
+        parts: list[bytes] = []
+        while left:
+            part = channel.recv(left)
+            if not part:
+                return None
+            parts.append(part)
+            left -= len(part)
+    except ConnectionError:
+        return None
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return json.loads(b"".join(parts)), list(descriptors)
+
+
+def send(channel: socket.socket, message: dict[str, Any]) -> None:
+    """Send one message; a runner that is gone does not hear it."""
+    body = json.dumps(message).encode()
+    try:
+        channel.sendall(len(body).to_bytes(4, "big") + body)
+    except ConnectionError:
+        return
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)
