@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 
 import uvicorn
+import uvloop
 
 from rgrid_server.app import ServerState, make_app, open_server
 from rgrid_server.config import Settings
@@ -48,7 +49,7 @@ def serve(settings: Settings) -> int:
             f"the data directory {settings.data_dir} cannot be made: {error.strerror}"
         ) from None
     with _lock(settings.data_dir), _listen(settings.host, settings.port) as listener:
-        asyncio.run(_serve(settings, listener))
+        uvloop.run(_serve(settings, listener))
     return 0
 
 
@@ -151,7 +152,8 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError:
         raise CannotStart(f"the host {host} is not known; give the address of this machine") from None
-    with socket.socket(family) as listener:
+    # the protocol is named, for only then are answers sent without waiting for more (TCP_NODELAY)
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)

@@ -27,7 +27,18 @@ PR_SET_CHILD_SUBREAPER = 36
 PAGE_KIB = resource.getpagesize() // 1024
 SAMPLE_SECONDS = 0.05
 FIRST_SAMPLE_SECONDS = 0.01
+KILL_AGAIN_SECONDS = 0.005
 EXEC_FAILED = 127
+OUTER_MEMORY_BYTES = 4 * 1024**3
+CHANGED_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    # Python ignores these two at its start, and what is ignored stays so through exec
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+)
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -67,6 +78,7 @@ class Run:
         self.descriptors = descriptors
         self.channel = channel
         self.wake_read = wake_read
+        self.pid = 0
         self.cpu_seconds = 0.0
         self.peak_kib = 0
         self.status: int | None = None
@@ -77,38 +89,41 @@ class Run:
         """Start it, watch it, and end what it leaves; None when the runner went away."""
         started = time.monotonic()
         try:
-            pid = self._start()
+            self._start()
         except OSError as error:
             return {"failed": f"{self.command['argv'][0]}: {error.strerror}"}
         finally:
             for descriptor in self.descriptors:
                 os.close(descriptor)
-        runner_is_there = self._watch(pid, started + self.command["timeout_ms"] / 1000)
+        runner_is_there = self._watch(started + self.command["timeout_ms"] / 1000)
         duration = time.monotonic() - started
         self._end_all()
         if not runner_is_there:
             return None
         code = os.waitstatus_to_exitcode(self.status or 0)
-        ended = self.ended or ("exited" if code >= 0 else "signaled")
         return {
-            "ended": ended,
+            "ended": self.ended or ("exited" if code >= 0 else "signaled"),
             "code": abs(code),
+            "was_signaled": code < 0,
             "duration_ms": round(duration * 1000),
             "cpu_ms": round(self.cpu_seconds * 1000),
             "peak_memory_mib": -(-self.peak_kib // 1024),
         }
 
-    def _start(self) -> int:
+    def _start(self) -> None:
         # the child's exec closes its end; an error comes through it instead
         errors_read, errors_write = os.pipe2(os.O_CLOEXEC)
         supervisor = os.getpid()
         pid = os.fork()
         if pid == 0:
+            number = errno.EINVAL
             try:
                 self._become(supervisor)
             except OSError as error:
-                os.write(errors_write, str(error.errno or errno.EIO).encode())
+                number = error.errno or errno.EIO
             finally:
+                # reached only when exec was not
+                os.write(errors_write, str(number).encode())
                 os._exit(EXEC_FAILED)
         os.close(errors_write)
         reported = os.read(errors_read, 16)
@@ -116,54 +131,69 @@ class Run:
         if reported:
             os.waitpid(pid, 0)
             raise OSError(int(reported), os.strerror(int(reported)))
-        return pid
+        self.pid = pid
 
     def _become(self, supervisor: int) -> None:
         os.setsid()
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != supervisor:
             os._exit(EXEC_FAILED)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for number in CHANGED_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        memory_bytes = self.command["memory_mib"] * 1024 * 1024
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_FSIZE, self.command["max_file_bytes"])
+        # far outside of what is watched: it stops what would grow faster than the watch can look
+        _limit(resource.RLIMIT_DATA, 4 * memory_bytes + OUTER_MEMORY_BYTES)
         os.umask(0o022)
         os.chdir(self.command["directory"])
         os.dup2(self.descriptors[0], 1)
         os.dup2(self.descriptors[1], 2)
         os.execve(self.command["argv"][0], self.command["argv"], self.command["environment"])  # noqa: S606
 
-    def _watch(self, pid: int, deadline: float) -> bool:
+    def _watch(self, deadline: float) -> bool:
+        """Until the script itself has ended; returns whether the runner is still there."""
         sample = FIRST_SAMPLE_SECONDS
         while True:
-            now = time.monotonic()
-            wait = min(sample, max(0.0, (self.kill_at or deadline) - now))
+            due = (deadline if self.kill_at is None else self.kill_at) - time.monotonic()
+            # once killed it ends soon; it is killed again until it has
+            wait = min(sample, max(KILL_AGAIN_SECONDS if self.kill_at is not None else 0.0, due))
             readable = select.select([self.channel.fileno(), self.wake_read], [], [], wait)[0]
             sample = min(SAMPLE_SECONDS, sample * 2)
             if self.wake_read in readable:
                 os.read(self.wake_read, 4096)
-            if self._reap(pid):
+            self._reap()
+            if self.status is not None:
                 return True
             if self.channel.fileno() in readable:
                 received = receive(self.channel)
                 if received is None:
                     return False
                 if received[0].get("cancel"):
-                    self._stop("canceled")
+                    self._stop("canceled", self.command["grace_ms"])
+                elif received[0].get("kill"):
+                    self._stop("canceled", 0)
             now = time.monotonic()
+            if self.kill_at is None and now >= deadline:
+                self._stop("timed_out", self.command["grace_ms"])
+            if self._look_at_memory() > self.command["memory_mib"] * 1024:
+                self._stop("out_of_memory", 0)
             if self.kill_at is not None and now >= self.kill_at:
                 self._signal_all(signal.SIGKILL)
-            elif self.kill_at is None and now >= deadline:
-                self._stop("timed_out")
-            self._look_at_memory()
 
-    def _stop(self, why: str) -> None:
-        if self.ended is None:
-            self.ended = why
-            self.kill_at = time.monotonic() + self.command["grace_ms"] / 1000
+    def _stop(self, why: str, grace_ms: int) -> None:
+        """End it for a reason; the first reason stands, the nearest end does."""
+        kill_at = time.monotonic() + grace_ms / 1000
+        if self.ended is None and grace_ms:
             self._signal_all(signal.SIGTERM)
+        self.ended = self.ended or why
+        self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
+        if not grace_ms:
+            self._signal_all(signal.SIGKILL)
 
-    def _look_at_memory(self) -> None:
+    def _look_at_memory(self) -> int:
+        """What all of it holds now, in KiB."""
         used_kib = 0
         for pid in descendants():
             try:
@@ -174,44 +204,42 @@ class Run:
             # without what is shared, so that a pool of workers is not counted many times over
             used_kib += (int(fields[1]) - int(fields[2])) * PAGE_KIB
         self.peak_kib = max(self.peak_kib, used_kib)
-        if used_kib > self.command["memory_mib"] * 1024 and self.ended != "out_of_memory":
-            self.ended = "out_of_memory"
-            self._signal_all(signal.SIGKILL)
+        return used_kib
 
-    def _reap(self, pid: int | None) -> bool:
-        """Take in what has ended; returns whether the script itself is among it."""
-        found = False
+    def _reap(self) -> bool:
+        """Take in what has ended; returns whether there is any process left."""
         while True:
             try:
                 reaped, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                return found
+                return False
             if reaped == 0:
-                return found
+                return True
             self.cpu_seconds += usage.ru_utime + usage.ru_stime
-            self.peak_kib = max(self.peak_kib, usage.ru_maxrss if reaped == pid else 0)
-            if reaped == pid:
+            if reaped == self.pid:
                 self.status = status
-                found = True
+                self.peak_kib = max(self.peak_kib, usage.ru_maxrss)
 
     def _end_all(self) -> None:
-        """Kill whatever is left, until nothing is."""
-        while True:
-            left = descendants()
-            if not left:
-                self._reap(None)
-                if not descendants():
-                    return
-                continue
-            for pid in left:
-                kill(pid, signal.SIGKILL)
-            self._reap(None)
+        """Kill whatever is left, until nothing is: what loses its parent becomes a child of this process."""
+        while self._reap():
+            self._signal_all(signal.SIGKILL)
             time.sleep(0.001)
 
-    @staticmethod
-    def _signal_all(number: int) -> None:
+    def _signal_all(self, number: int) -> None:
+        if self.status is None:
+            # its number is its own until it has been reaped
+            kill(self.pid, number)
         for pid in descendants():
-            kill(pid, number)
+            if pid != self.pid:
+                kill(pid, number)
+
+
+def _limit(what: int, most: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(what, (most, most))
 
 
 def descendants() -> list[int]:
@@ -242,10 +270,10 @@ def children_of(pid: int) -> list[int]:
 
 
 def kill(pid: int, number: int) -> None:
-    """Signal a process that may be gone."""
+    """Signal a process that may be gone, or that may have become another user's."""
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return
 
 
