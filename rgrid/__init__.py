@@ -1,5 +1,82 @@
-"""RGrid: run a Python script on a grid as simply as on your own machine."""
+"""Run a Python script on a grid as simply as on one's own machine.
+
+>>> import rgrid
+>>> rgrid.run("summarise.py", "data.csv")  # doctest: +SKIP
+
+Everything public is here; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from rgrid._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from rgrid.aio import AsyncClient
+    from rgrid.client import Client
+    from rgrid.exceptions import (
+        ApiError,
+        ConfigurationError,
+        ExecutionFailed,
+        RGridError,
+        TransportError,
+    )
+    from rgrid.models import Artifact, Batch, Budget, Cost, CostBreakdown, Execution, LogEntry
+    from rgrid.runs import arun, run, submit
+
+_HOMES = {
+    "AsyncClient": "aio",
+    "Client": "client",
+    "ApiError": "exceptions",
+    "ConfigurationError": "exceptions",
+    "ExecutionFailed": "exceptions",
+    "RGridError": "exceptions",
+    "TransportError": "exceptions",
+    "Artifact": "models",
+    "Batch": "models",
+    "Budget": "models",
+    "Cost": "models",
+    "CostBreakdown": "models",
+    "Execution": "models",
+    "LogEntry": "models",
+    "arun": "runs",
+    "run": "runs",
+    "submit": "runs",
+}
+
+__all__ = [
+    "ApiError",
+    "Artifact",
+    "AsyncClient",
+    "Batch",
+    "Budget",
+    "Client",
+    "ConfigurationError",
+    "Cost",
+    "CostBreakdown",
+    "Execution",
+    "ExecutionFailed",
+    "LogEntry",
+    "RGridError",
+    "TransportError",
+    "__version__",
+    "arun",
+    "run",
+    "submit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'rgrid' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"rgrid.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

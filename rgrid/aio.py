@@ -1,0 +1,135 @@
+"""The asynchronous client: the same calls, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rgrid import calls, config, files, models
+from rgrid.client import WAIT_SECONDS
+from rgrid.exceptions import ConfigurationError, RateLimited, ServerError, TransportError
+from rgrid.submissions import execution_body
+from rgrid.transport.base import AsyncTransport, Server
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to an RGrid server from an event loop; arguments as for :class:`rgrid.Client`.
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: no address is given or found, or httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        api_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        transport: AsyncTransport | None = None,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        if transport is None:
+            found = config.resolve(api_url, api_key)
+            if found.api_url is None:
+                raise config.no_server()
+            try:
+                from rgrid.transport.httpx import HttpxTransport
+            except ImportError as error:
+                raise ConfigurationError("the asynchronous client needs httpx: pip install httpx") from error
+            transport = HttpxTransport(Server(found.api_url, found.api_key, timeout_seconds))
+        self.transport = transport
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await self.transport.close()
+
+    async def send(self, call: calls.Call[T]) -> T:
+        """Send any call of :mod:`rgrid.calls`."""
+        return await self.transport.send(call)
+
+    async def submit(self, script: str, **options: Any) -> models.Execution:
+        """As :meth:`rgrid.Client.submit`."""
+        return await self.send(calls.submit_execution(execution_body(script, **options)))
+
+    async def get(self, execution_id: str, wait_seconds: float = 0) -> models.Execution:
+        """As :meth:`rgrid.Client.get`."""
+        return await self.send(calls.get_execution(execution_id, wait_seconds))
+
+    async def wait(self, execution_id: str) -> models.Execution:
+        """Wait for the end of an execution; bound it with :func:`asyncio.timeout`."""
+        while not (execution := await self.get(execution_id, WAIT_SECONDS)).is_terminal:
+            continue
+        return execution
+
+    async def cancel(self, execution_id: str) -> models.Execution:
+        """As :meth:`rgrid.Client.cancel`."""
+        return await self.send(calls.cancel_execution(execution_id))
+
+    async def acknowledge(self, execution_id: str) -> models.Execution:
+        """As :meth:`rgrid.Client.acknowledge`."""
+        return await self.send(calls.acknowledge_execution(execution_id))
+
+    async def batch(self, batch_id: str, wait_seconds: float = 0) -> models.Batch:
+        """As :meth:`rgrid.Client.batch`."""
+        return await self.send(calls.get_batch(batch_id, wait_seconds))
+
+    async def wait_batch(self, batch_id: str) -> models.Batch:
+        """Wait until all of a batch has ended; bound it with :func:`asyncio.timeout`."""
+        while not (batch := await self.batch(batch_id, WAIT_SECONDS)).is_terminal:
+            continue
+        return batch
+
+    async def logs(
+        self, execution_id: str, *, after: int = 0, follow: bool = False
+    ) -> AsyncIterator[models.LogEntry]:
+        """As :meth:`rgrid.Client.logs`."""
+        failures = 0
+        while True:
+            try:
+                page = await self.send(calls.get_logs(execution_id, after, WAIT_SECONDS if follow else 0))
+            except (TransportError, ServerError, RateLimited):
+                failures += 1
+                if not follow or failures > 60:
+                    raise
+                await asyncio.sleep(min(5.0, 0.2 * failures))
+                continue
+            failures = 0
+            for entry in page.entries:
+                yield entry
+            after = page.next_after
+            if page.is_complete or (not follow and not page.entries):
+                return
+
+    async def upload(self, paths: Mapping[str, Path]) -> dict[str, str]:
+        """As :meth:`rgrid.Client.upload`."""
+        hashes = {name: await asyncio.to_thread(files.hash_file, path) for name, path in paths.items()}
+        by_hash = {hashes[name]: path for name, path in paths.items()}
+        if by_hash:
+            for one in await self.send(calls.missing_blobs(list(by_hash))):
+                await self.send(calls.put_blob(one, by_hash[one]))
+        return hashes
+
+    async def download(self, execution_id: str, output_dir: Path | str = ".") -> list[Path]:
+        """As :meth:`rgrid.Client.download`."""
+        fetched: list[Path] = []
+        for item in await self.send(calls.list_artifacts(execution_id)):
+            if item.artifact_type == "output":
+                target = files.target_of(item.filename, Path(output_dir))
+                url = await self.send(calls.download_url(item.file_path))
+                with files.AtomicFile(target, item.sha256, item.mode) as file:
+                    async for chunk in self.transport.stream(calls.fetch(url)):
+                        file.write(chunk)
+                fetched.append(target)
+        return fetched

@@ -1,0 +1,356 @@
+"""The wire contract, each call once: what to send, and how to read the answer.
+
+A call is a value. Which library carries it, and whether it waits or awaits, is the transport's affair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+from rgrid import models
+
+T = TypeVar("T")
+
+FRAME_TYPE = "application/x-rgrid-frame"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server sent back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            ValueError: it is not.
+        """
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request and the way to read its answer.
+
+    Attributes:
+        path: under ``/api/v1``, or a whole URL for signed ones, which are called without a key.
+        is_repeatable: whether sending it twice does what sending it once does.
+        wait_seconds: how long the server may take on purpose, on top of the usual timeout.
+        file: a file whose bytes are the body.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Answer], T]
+    query: Sequence[tuple[str, str]] = ()
+    json: Any = None
+    body: bytes | None = None
+    file: Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_repeatable: bool = True
+    wait_seconds: float = 0.0
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+
+
+def submit_execution(body: Mapping[str, Any]) -> Call[models.Execution]:
+    """Submit; safe to repeat where the body has a ``run_key``."""
+    return Call(
+        "POST", "/executions", _model(models.Execution), json=body, is_repeatable=bool(body.get("run_key"))
+    )
+
+
+def get_execution(execution_id: str, wait_seconds: float = 0) -> Call[models.Execution]:
+    """Look, or wait for the end up to ``wait_seconds``."""
+    return Call(
+        "GET",
+        f"/executions/{_part(execution_id)}",
+        _model(models.Execution),
+        query=_query(wait=wait_seconds or None),
+        wait_seconds=wait_seconds,
+    )
+
+
+def list_executions(
+    limit: int = 50,
+    status: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    cursor: str | None = None,
+) -> Call[tuple[list[models.Execution], str | None]]:
+    """Newest first, with the cursor of the next page."""
+    filters = [(f"metadata[{name}]", value) for name, value in (metadata or {}).items()]
+    return Call(
+        "GET",
+        "/executions",
+        lambda answer: (
+            [models.Execution.from_wire(item) for item in answer.json()],
+            answer.headers.get("x-next-cursor"),
+        ),
+        query=[*_query(limit=limit, status=status, cursor=cursor), *filters],
+    )
+
+
+def lookup_executions(ids: Sequence[str]) -> Call[dict[str, models.Execution]]:
+    """Those of the ids that there are, by id."""
+    return Call(
+        "POST",
+        "/executions/lookup",
+        lambda answer: {
+            item["execution_id"]: models.Execution.from_wire(item) for item in answer.json()["executions"]
+        },
+        json={"ids": list(ids)},
+    )
+
+
+def retry_execution(execution_id: str) -> Call[models.Execution]:
+    """Run it again, as a new execution."""
+    path = f"/executions/{_part(execution_id)}/retry"
+    return Call("POST", path, _model(models.Execution), is_repeatable=False)
+
+
+def cancel_execution(execution_id: str) -> Call[models.Execution]:
+    """Stop it."""
+    return Call("POST", f"/executions/{_part(execution_id)}/cancel", _model(models.Execution))
+
+
+def acknowledge_execution(execution_id: str) -> Call[models.Execution]:
+    """Say that its result was taken, which frees its run key."""
+    return Call("POST", f"/executions/{_part(execution_id)}/acknowledge", _model(models.Execution))
+
+
+def list_artifacts(execution_id: str) -> Call[list[models.Artifact]]:
+    """An execution's files."""
+    return Call("GET", f"/executions/{_part(execution_id)}/artifacts", _models(models.Artifact))
+
+
+def download_url(file_path: str) -> Call[str]:
+    """A URL that fetches an artifact without a key."""
+    return Call(
+        "POST",
+        "/artifacts/download-url",
+        lambda answer: str(answer.json()["download_url"]),
+        json={"s3_key": file_path},
+    )
+
+
+def fetch(url: str, start: int = 0) -> Call[bytes]:
+    """The bytes behind a signed URL, from an offset on."""
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    return Call("GET", url, lambda answer: answer.body, headers=headers)
+
+
+def upload(url: str, file: Path) -> Call[None]:
+    """Send a file to a signed URL."""
+    headers = {"Content-Type": "application/octet-stream"}
+    return Call("PUT", url, lambda _answer: None, file=file, headers=headers)
+
+
+def missing_blobs(hashes: Sequence[str]) -> Call[list[str]]:
+    """Those of the hashes that are to be uploaded."""
+    return Call(
+        "POST", "/blobs/missing", lambda answer: list(answer.json()["missing"]), json={"hashes": list(hashes)}
+    )
+
+
+def put_blob(sha256: str, file: Path) -> Call[None]:
+    """Upload a file as a blob."""
+    headers = {"Content-Type": "application/octet-stream"}
+    return Call("PUT", f"/blobs/{sha256}", lambda _answer: None, file=file, headers=headers)
+
+
+def put_blobs(blobs: Mapping[str, bytes]) -> Call[list[str]]:
+    """Upload many small blobs at once."""
+    listed = [{"sha256": sha256, "size_bytes": len(data)} for sha256, data in blobs.items()]
+    head = json.dumps({"blobs": listed}).encode()
+    body = b"".join([len(head).to_bytes(4, "big"), head, *blobs.values()])
+    return Call(
+        "POST",
+        "/blobs",
+        lambda answer: list(answer.json()["stored"]),
+        body=body,
+        headers={"Content-Type": FRAME_TYPE},
+    )
+
+
+def get_logs(execution_id: str, after: int = 0, wait_seconds: float = 0) -> Call[models.LogPage]:
+    """A page of a log; waits up to ``wait_seconds`` for the first entry."""
+    return Call(
+        "GET",
+        f"/executions/{_part(execution_id)}/logs",
+        _log_page,
+        query=_query(after=after, wait=wait_seconds or None),
+        headers={"Accept": "application/json"},
+        wait_seconds=wait_seconds,
+    )
+
+
+def submit_batch(body: Mapping[str, Any]) -> Call[models.Batch]:
+    """Submit a batch; safe to repeat where the body has a ``run_key``."""
+    return Call("POST", "/batches", _model(models.Batch), json=body, is_repeatable=bool(body.get("run_key")))
+
+
+def add_batch_items(batch_id: str, items: Sequence[Mapping[str, Any]]) -> Call[models.Batch]:
+    """Append to an open batch."""
+    return Call(
+        "POST",
+        f"/batches/{_part(batch_id)}/items",
+        _model(models.Batch),
+        json={"items": list(items)},
+        is_repeatable=False,
+    )
+
+
+def close_batch(batch_id: str) -> Call[models.Batch]:
+    """Say that no more items come."""
+    return Call("POST", f"/batches/{_part(batch_id)}/close", _model(models.Batch))
+
+
+def get_batch(batch_id: str, wait_seconds: float = 0) -> Call[models.Batch]:
+    """Look, or wait for the end up to ``wait_seconds``."""
+    return Call(
+        "GET",
+        f"/batches/{_part(batch_id)}",
+        _model(models.Batch),
+        query=_query(wait=wait_seconds or None),
+        wait_seconds=wait_seconds,
+    )
+
+
+def batch_executions(
+    batch_id: str, limit: int = 500, cursor: str | None = None, status: str | None = None
+) -> Call[tuple[list[models.BatchExecution], str | None]]:
+    """Executions of a batch in order of index, with the cursor of the next page."""
+    return Call(
+        "GET",
+        f"/batches/{_part(batch_id)}/executions",
+        lambda answer: (
+            [models.BatchExecution.from_wire(item) for item in answer.json()],
+            answer.headers.get("x-next-cursor"),
+        ),
+        query=_query(limit=limit, cursor=cursor, status=status),
+    )
+
+
+def cancel_batch(batch_id: str) -> Call[models.Batch]:
+    """Stop all of it."""
+    return Call("POST", f"/batches/{_part(batch_id)}/cancel", _model(models.Batch))
+
+
+def acknowledge_batch(batch_id: str) -> Call[models.Batch]:
+    """Say that its results were taken, which frees its run key."""
+    return Call("POST", f"/batches/{_part(batch_id)}/acknowledge", _model(models.Batch))
+
+
+def retry_batch(batch_id: str, *, failed_only: bool) -> Call[models.Batch]:
+    """Run it again, or what of it did not complete, as a new batch."""
+    return Call(
+        "POST",
+        f"/batches/{_part(batch_id)}/retry",
+        _model(models.Batch),
+        json={"failed_only": failed_only},
+        is_repeatable=False,
+    )
+
+
+def estimate(runtime: str | None = None, files: int | None = None) -> Call[models.Estimate]:
+    """What runs are likely to take and cost."""
+    return Call("GET", "/estimate", _model(models.Estimate), query=_query(runtime=runtime, files=files))
+
+
+def cost(since: str | None = None, until: str | None = None, days: int | None = None) -> Call[models.Cost]:
+    """Spend by day."""
+    return Call("GET", "/cost", _model(models.Cost), query=_query(since=since, until=until, days=days))
+
+
+def cost_breakdown(
+    group_by: str,
+    since: str | None = None,
+    until: str | None = None,
+    days: int | None = None,
+    filters: Mapping[str, str] | None = None,
+) -> Call[models.CostBreakdown]:
+    """Spend in parts that sum to it."""
+    narrowed = [(f"filter[{name}]", value) for name, value in (filters or {}).items()]
+    return Call(
+        "GET",
+        "/cost/breakdown",
+        _model(models.CostBreakdown),
+        query=[*_query(group_by=group_by, since=since, until=until, days=days), *narrowed],
+    )
+
+
+def get_budget() -> Call[models.Budget]:
+    """The monthly limit and its use."""
+    return Call("GET", "/cost/limit", _model(models.Budget))
+
+
+def set_budget(monthly_limit_euros: str) -> Call[str]:
+    """Set the monthly limit; returns what the server says of it."""
+    # a number to the last digit: the text is JSON's own form of one
+    body = f'{{"monthly_limit_euros": {monthly_limit_euros}}}'.encode()
+    return Call("PUT", "/cost/limit", _message, body=body, headers={"Content-Type": "application/json"})
+
+
+def remove_budget() -> Call[str]:
+    """Remove the monthly limit; returns what the server says of it."""
+    return Call("DELETE", "/cost/limit", _message)
+
+
+def runtimes() -> Call[list[models.Runtime]]:
+    """What scripts can run with."""
+    return Call("GET", "/runtimes", _models(models.Runtime))
+
+
+def limits() -> Call[models.Limits]:
+    """What may be asked for."""
+    return Call("GET", "/limits", _model(models.Limits))
+
+
+def whoami() -> Call[models.Identity]:
+    """Whose key this is."""
+    return Call("GET", "/whoami", _model(models.Identity))
+
+
+def health() -> Call[models.Health]:
+    """Whether the server is well."""
+    return Call("GET", "/health", _model(models.Health))
+
+
+def _model(model: type[models.M]) -> Callable[[Answer], models.M]:
+    return lambda answer: model.from_wire(answer.json())
+
+
+def _models(model: type[models.M]) -> Callable[[Answer], list[models.M]]:
+    return lambda answer: [model.from_wire(item) for item in answer.json()]
+
+
+def _log_page(answer: Answer) -> models.LogPage:
+    page = answer.json()
+    return models.LogPage(
+        entries=[models.LogEntry.from_wire(entry) for entry in page["entries"]],
+        next_after=page["next_after"],
+        is_complete=page["complete"],
+    )
+
+
+def _message(answer: Answer) -> str:
+    return str(answer.json()["message"])
+
+
+def _part(identifier: str) -> str:
+    return quote(identifier, safe="")
+
+
+def _query(**parameters: str | float | None) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in parameters.items() if value is not None]

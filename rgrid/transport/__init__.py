@@ -1,0 +1,1 @@
+"""Who carries the bytes: the standard library, requests, or httpx."""
