@@ -54,9 +54,8 @@ class PlannedInputs:
 def plan_inputs(args: Sequence[str], cwd: Path) -> PlannedInputs:
     """Take every argument that names an existing file for an input.
 
-    A path that stays inside ``cwd`` keeps its relative name; any other is carried under its base name, and
-    the
-    argument says so.
+    A path that stays inside ``cwd`` keeps its relative name; any other is carried under its base name,
+    and the argument says so.
 
     Raises:
         rgrid.exceptions.ConfigurationError: two different files would be carried under one name.

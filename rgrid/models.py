@@ -325,6 +325,8 @@ class Limits(Model):
     max_blob_bytes: int = 0
     max_batch_items: int = 10_000
     max_input_files: int = 0
+    engine: str = ""
+    sandboxes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

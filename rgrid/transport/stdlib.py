@@ -171,6 +171,6 @@ def _proxy_for(scheme: str, netloc: str) -> str | None:
 
     host = netloc.rpartition("@")[2].partition(":")[0]
     proxy = getproxies().get(scheme)
-    if not proxy or proxy_bypass(host):
+    if not proxy or host in {"127.0.0.1", "localhost"} or proxy_bypass(host):
         return None
     return urlsplit(proxy if "//" in proxy else f"//{proxy}").netloc

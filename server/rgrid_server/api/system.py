@@ -79,8 +79,9 @@ async def runtimes(request: Request) -> Response:
 @router.get("/limits", summary="What may be asked for")
 @needs(Scope.READ)
 async def limits(request: Request) -> Response:
-    """The upper ends of what a submission may ask for."""
+    """The upper ends of what a submission may ask for, and what carries it."""
     found = services(request).executions.limits
+    runners = await services(request).executions.present_runners()
     return Json(
         {
             "max_timeout_seconds": found.max_timeout_seconds,
@@ -90,5 +91,7 @@ async def limits(request: Request) -> Response:
             "max_blob_bytes": found.max_blob_bytes,
             "max_batch_items": found.max_batch_items,
             "max_input_files": found.max_input_files,
+            "engine": services(request).settings.engine,
+            "sandboxes": sorted({runner["sandbox"] for runner in runners}),
         }
     )

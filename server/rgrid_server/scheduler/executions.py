@@ -171,10 +171,14 @@ class Executions:
 
     async def offered_runtimes(self) -> list[dict[str, str]]:
         """What the runners that were heard of lately can run, newest version first."""
-        since = now_ms() - RUNNER_SEEN_WITHIN_MS
-        rows = await self._database.read(lambda c: queue.list_runners(c, since))
+        rows = await self.present_runners()
         by_name = {runtime["name"]: runtime for row in rows for runtime in row["runtimes"]}
         return sorted(by_name.values(), key=_version_of, reverse=True)
+
+    async def present_runners(self) -> Sequence[RowMapping]:
+        """Runners that were heard of lately."""
+        since = now_ms() - RUNNER_SEEN_WITHIN_MS
+        return await self._database.read(lambda c: queue.list_runners(c, since))
 
     async def choose_runtime(self, asked: str | None) -> str:
         """The runtime to run with: the one asked for, else the default, else the newest there is.

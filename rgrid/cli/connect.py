@@ -1,0 +1,60 @@
+"""Finding the server that a command talks to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rgrid import config
+from rgrid.client import Client
+from rgrid.transport.base import Server
+from rgrid.transport.stdlib import StdlibTransport
+
+
+def connect(*, may_start: bool = False) -> Client:
+    """A client of the configured server, or of the one on this machine.
+
+    Args:
+        may_start: start a server here where none is configured; otherwise only one that was started before.
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: no server is configured.
+    """
+    found = config.resolve()
+    if found.api_url is None:
+        from rgrid.cli import embedded
+
+        if not may_start and not embedded.has_data():
+            raise config.no_server()
+        url, key = embedded.ensure()
+        return Client(transport=StdlibTransport(Server(url, key)))
+    return Client(found.api_url, found.api_key)
+
+
+def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
+    """Read K=V options.
+
+    Raises:
+        click.UsageError: one has no equals sign.
+    """
+    import click
+
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"{option} wants NAME=VALUE, not {pair!r}")
+        found[name] = value
+    return found
+
+
+def is_batch_id(identifier: str) -> bool:
+    """Whether an id is a batch's."""
+    return identifier.startswith("batch_")
+
+
+def relative_to_cwd(path: Path) -> str:
+    """A path as a person in this directory would write it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,37 @@
+"""``rgrid init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rgrid import config
+from rgrid.client import Client
+from rgrid.exceptions import ApiError, RGridError
+
+
+@click.command(help="Write .rgrid/config here, so that commands in this project use a server.")
+@click.option("--api-url", help="The server's address.")
+@click.option("--api-key", help="Its key; asked for where it is not given.", envvar=config.KEY_VARIABLE)
+def command(api_url: str | None, api_key: str | None) -> None:
+    """Write the project's configuration."""
+    from rgrid.transport.base import base_url
+
+    url = base_url(api_url or click.prompt("Address of the server", default="http://127.0.0.1:8000"))
+    key = api_key or click.prompt("Key (sk_...)", hide_input=True)
+    with Client(url, key, timeout_seconds=10) as client:
+        try:
+            who = client.whoami()
+            click.echo(f"{url} knows this key: tenant {who.tenant_name}, {', '.join(who.scopes)}")
+        except ApiError:
+            raise
+        except RGridError as error:
+            click.echo(f"rgrid: {error}; the configuration is written all the same", err=True)
+    path = Path.cwd() / config.PROJECT_FILE
+    config.write_file(path, {"api_url": url, "api_key": key})
+    # the key is nobody else's, and no part of the project's history
+    ignore = path.parent / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    click.echo(f"wrote {path}")

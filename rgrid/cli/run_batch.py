@@ -1,0 +1,187 @@
+"""Running a script over many files."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+
+from rgrid.cli.display import Bar, BatchBar, euros, print_json, say
+from rgrid.cli.failures import FAILED, INTERRUPTED
+from rgrid.client import Client
+from rgrid.exceptions import ConfigurationError
+from rgrid.files import carried_name, plan_inputs, target_of
+from rgrid.models import Artifact, Batch, BatchExecution
+
+LOOK_SECONDS = 1.0
+PLACEHOLDER = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRun:
+    """What to run over which files, and what to do with what comes of it."""
+
+    template: Mapping[str, Any]
+    args: tuple[str, ...]
+    glob: str
+    parallelism: int | None
+    run_key: str
+    output_dir: Path
+    is_flat: bool
+    is_remote_only: bool
+    is_detached: bool
+    is_json: bool
+    is_watched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedItem:
+    """One file's execution: what its folder is called, its arguments, and the files that it needs."""
+
+    name: str
+    args: tuple[str, ...]
+    files: Mapping[str, Path]
+
+
+def run_batch(client: Client, wanted: BatchRun) -> int:
+    """Submit, watch, fetch; returns 0 when every file completed."""
+    items = plan_items(wanted.glob, wanted.args, Path())
+    hashes = client.upload(
+        {name: path for item in items for name, path in item.files.items()}, Bar("uploading")
+    )
+    batch = client.submit_batch(
+        wanted.template,
+        [
+            {
+                "args": list(item.args),
+                "inputs": {name: hashes[name] for name in item.files},
+                "input_file": item.name,
+            }
+            for item in items
+        ],
+        parallelism=wanted.parallelism,
+        run_key=wanted.run_key,
+        user_metadata=wanted.template.get("user_metadata"),
+    )
+    if wanted.is_detached:
+        if wanted.is_json:
+            print_json(batch)
+        else:
+            click.echo(batch.batch_id)
+        return 0
+    say(f"{batch.batch_id}: {batch.total} executions", verbose=wanted.is_watched)
+    try:
+        batch = _watch(client, batch, lines=wanted.is_watched)
+    except KeyboardInterrupt:
+        return _interrupted(client, batch.batch_id)
+    executions = list(client.batch_executions(batch.batch_id))
+    if not wanted.is_remote_only:
+        fetch(client, executions, wanted.output_dir, is_flat=wanted.is_flat)
+    client.acknowledge_batch(batch.batch_id)
+    if wanted.is_json:
+        for execution in executions:
+            print_json(execution)
+    return tell(batch, executions, verbose=wanted.is_watched)
+
+
+def plan_items(pattern: str, args: Sequence[str], cwd: Path) -> list[PlannedItem]:
+    """One item for every file that matches; its folder is its base name where that is the only one so called.
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: nothing matches.
+    """
+    # pathlib's own glob takes no absolute patterns
+    found = glob.glob(pattern, root_dir=cwd, recursive=True)  # noqa: PTH207
+    matches = sorted(path for path in found if (cwd / path).is_file())
+    if not matches:
+        raise ConfigurationError(f"no file matches {pattern!r}; quote the pattern, and look where you are")
+    bases = Counter(PurePosixPath(path).name for path in matches)
+    items: list[PlannedItem] = []
+    for path in matches:
+        base = PurePosixPath(path).name
+        filled = [arg.replace(PLACEHOLDER, path) for arg in args]
+        planned = plan_inputs(filled if filled != list(args) else [path, *args], cwd)
+        items.append(
+            PlannedItem(base if bases[base] == 1 else carried_name(path), planned.args, planned.files)
+        )
+    carried: dict[str, Path] = {}
+    for item in items:
+        for name, file in item.files.items():
+            other = carried.setdefault(name, file)
+            if other is not file and not other.samefile(file):
+                raise ConfigurationError(f"{other} and {file} would both be carried as {name}; rename one")
+    return items
+
+
+def fetch(client: Client, executions: Sequence[BatchExecution], output_dir: Path, *, is_flat: bool) -> None:
+    """Fetch every output of a batch, into a folder for each input or, flat, into one.
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: flat, and two inputs made files of one name; nothing is fetched.
+    """
+    if is_flat:
+        _check_clashes(client, executions, output_dir)
+    for execution in executions:
+        folder = execution.input_file or execution.execution_id
+        directory = output_dir if is_flat else target_of(folder, output_dir)
+        client.download(execution.execution_id, directory, progress=Bar(f"downloading {folder}"))
+
+
+def tell(batch: Batch, executions: Sequence[BatchExecution], *, verbose: bool) -> int:
+    """Say how it ended, each failure by name; returns the exit code."""
+    failed = [execution for execution in executions if not execution.succeeded]
+    for execution in failed:
+        why = execution.execution_error or execution.status
+        click.echo(f"rgrid: {execution.input_file} ({execution.execution_id}): {why}", err=True)
+    done = f"{batch.counts.completed} of {batch.total} completed, {euros(batch.total_cost_micros)}"
+    if failed:
+        again = f"; run the others again with `rgrid retry --batch {batch.batch_id} --failed-only`"
+        click.echo(f"rgrid: {batch.batch_id}: {done}{again}", err=True)
+        return FAILED
+    say(f"{batch.batch_id}: {done}", verbose=verbose)
+    return 0
+
+
+def _watch(client: Client, batch: Batch, *, lines: bool) -> Batch:
+    with BatchBar(batch.total, lines=lines) as bar:
+        while not batch.is_terminal:
+            batch = client.batch(batch.batch_id, LOOK_SECONDS)
+            bar.show(batch)
+    return batch
+
+
+def _check_clashes(client: Client, executions: Sequence[BatchExecution], output_dir: Path) -> None:
+    maker: dict[str, BatchExecution] = {}
+    for execution in executions:
+        outputs: list[Artifact] = [
+            item for item in client.artifacts(execution.execution_id) if item.artifact_type == "output"
+        ]
+        for item in outputs:
+            other = maker.setdefault(item.filename, execution)
+            if other is not execution:
+                raise ConfigurationError(
+                    f"{other.input_file} and {execution.input_file} both made {item.filename}; nothing was "
+                    f"written to {output_dir}: leave out --flat, or name outputs by their inputs"
+                )
+
+
+def _interrupted(client: Client, batch_id: str) -> int:
+    import time
+
+    from rgrid.cli.run_one import SECOND_INTERRUPT_SECONDS
+
+    click.echo(
+        f"\nrgrid: left {batch_id} running; see it with `rgrid status {batch_id}`; Ctrl-C again cancels it",
+        err=True,
+    )
+    try:
+        time.sleep(SECOND_INTERRUPT_SECONDS)
+    except KeyboardInterrupt:
+        client.cancel_batch(batch_id)
+        click.echo(f"rgrid: canceled {batch_id}", err=True)
+    return INTERRUPTED
