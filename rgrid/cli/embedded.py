@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
-
+from rgrid.cli.display import say
 from rgrid.exceptions import ConfigurationError, ServerUnreachable
 
 IDLE_SECONDS = 600
@@ -54,7 +53,7 @@ def _start(directory: Path) -> str:
             "no server is configured, and none is installed here: set RGRID_API_URL, "
             "or pip install 'rgrid[server]'"
         )
-    click.echo(f"rgrid: starting a server of your own in {directory}", err=True)
+    say(f"starting a server of your own in {directory}")
     command = [sys.executable, "-m", "rgrid_server", "--host", "127.0.0.1", "--port", "0"]
     command += ["--data-dir", str(directory), "--idle-exit-seconds", str(IDLE_SECONDS)]
     log = directory / "server.log"
