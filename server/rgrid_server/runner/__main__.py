@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import fcntl
 import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -23,14 +21,16 @@ from rgrid_server.runner.connection import Connection, Dismissed
 from rgrid_server.runner.environments import Environments
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.interpreters import find_interpreters
+from rgrid_server.runner.leftovers import sweep
 from rgrid_server.runner.sandbox.process import ProcessSandbox
-from rgrid_server.runner.sandbox.supervisor import PR_SET_CHILD_SUBREAPER
+from rgrid_server.runner.sandbox.supervisor import become_subreaper
 from rgrid_server.runner.service import RunnerService
 
 log = logging.getLogger(__name__)
 
 ALREADY_RUNNING = 75
 NOT_ALLOWED = 77
+SANDBOXES = ("auto", "process")
 
 
 def main() -> int:
@@ -39,14 +39,24 @@ def main() -> int:
     parser.add_argument("--url", required=True, help="the server's address")
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, metavar="N")
-    parser.add_argument("--sandbox", choices=["auto", "process"], default="auto")
+    parser.add_argument(
+        "--sandbox", choices=["auto", "process", "bubblewrap", "docker"], default="auto", metavar="NAME"
+    )
     arguments = parser.parse_args()
+    if arguments.sandbox not in SANDBOXES:
+        parser.error(
+            f"the sandbox {arguments.sandbox!r} is not available in this version; "
+            f"choose one of {', '.join(SANDBOXES)}"
+        )
+    if arguments.slots < 1:
+        parser.error(f"--slots {arguments.slots}: a runner needs at least one")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     data_dir: Path = arguments.data_dir.resolve()
     key = os.environ.pop("RGRID_RUNNER_KEY", "") or _read(data_dir / "runner.key")
     if not key:
         parser.error(f"no key: set RGRID_RUNNER_KEY, or write it to {data_dir / 'runner.key'}")
+    data_dir.mkdir(parents=True, exist_ok=True)
     lock = os.open(data_dir / "runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,7 +64,7 @@ def main() -> int:
         log.warning("another runner works in %s", data_dir)
         return ALREADY_RUNNING
     # what a lost supervisor held becomes our child, and can be ended
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    become_subreaper()
     try:
         asyncio.run(_run(arguments.url, key, data_dir, arguments.slots))
     except Dismissed as error:
@@ -68,20 +78,22 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
     hostname = socket.gethostname()
     home = data_dir / "runner"
     work = home / "work"
-    # nothing of an earlier incarnation is carried any more
-    await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
+    # nothing of an earlier incarnation is carried any more
+    await asyncio.to_thread(sweep, work)
     _write_json(data_dir / "runner.json", {"pid": os.getpid(), "incarnation": incarnation, "url": url})
     interpreters = await find_interpreters()
     runner_id = _runner_id(home / "id", hostname)
     connection = Connection(url, key, runner_id, data_dir / "address")
     sandbox = ProcessSandbox()
+    await sandbox.prepare(slots)
+    environments = Environments(home / "environments", interpreters)
     service = RunnerService(
         connection,
         Carrier(
             connection,
-            Environments(home / "environments", interpreters),
+            environments,
             InputCache(home / "inputs", connection),
             sandbox,
             hostname,
@@ -104,6 +116,7 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
         await service.run()
     finally:
         await sandbox.close()
+        await environments.close()
         await connection.close()
 
 

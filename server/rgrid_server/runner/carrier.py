@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import re
 import signal
 import time
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from rgrid_server.domain.attempts import Assignment, Outcome, OutputFile, Report, Specification, Stream
-from rgrid_server.runner.connection import Connection
-from rgrid_server.runner.environments import Environment, EnvironmentFault, Environments, Rejected
+from rgrid_server.runner.connection import Connection, Dismissed, Gone
+from rgrid_server.runner.environments import Environment, Environments, Rejected
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.logstream import AttemptLog
-from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox, SandboxFailure
+from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox
 from rgrid_server.runner.workspace import Found, FoundFile, OutputLimit, Workspace
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 INLINE_BLOB_BYTES = 64 * 1024
-INLINE_TOTAL_BYTES = 4 * 1024 * 1024
-DRAIN_SECONDS = 2.0
+INLINE_TOTAL_BYTES = 16 * 1024 * 1024
+UPLOADS_AT_ONCE = 8
 
 _CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
 _BLANK = re.compile(r"^[ \t\f]*(?:[#\r\n]|$)")
@@ -32,28 +38,37 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A report with the small outputs that travel with it."""
+    """A report, the small outputs that travel with it, and the large ones that went before."""
 
     report: Report
-    blobs: list[bytes]
+    blobs: list[bytes] = field(default_factory=list)
+    uploaded: list[FoundFile] = field(default_factory=list)
 
 
 class Attempt:
     """An attempt that this runner carries; it can be canceled, or dropped without a word."""
 
-    def __init__(self, assignment: Assignment, specification: Specification, log_: AttemptLog) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        specification: Specification,
+        log_: AttemptLog,
+        on_slot_free: Callable[[], None] = lambda: None,
+    ) -> None:
         self.assignment = assignment
         self.specification = specification
         self.log = log_
         self.is_canceled = False
         self.is_dropped = False
         self.is_reporting = False
+        self.holds_slot = True
         self.task: asyncio.Task[None] | None = None
+        self._on_slot_free = on_slot_free
         self._running: Running | None = None
         self._preparing: asyncio.Task[Any] | None = None
 
     def cancel(self) -> None:
-        """End it: its script if it runs, else its preparation."""
+        """End it: its script if it runs, else its preparation. One whose script has ended is reported so."""
         self.is_canceled = True
         if self._running is not None:
             self._running.cancel()
@@ -61,24 +76,41 @@ class Attempt:
             self._preparing.cancel()
 
     def drop(self) -> None:
-        """End it, and tell nobody: it is another's now."""
-        self.is_dropped = True
-        self.log.abandon()
-        self.cancel()
+        """End it now, and tell nobody: it is another's."""
+        self.is_canceled = self.is_dropped = True
+        if self._running is not None:
+            self._running.kill()
+        elif self._preparing is not None:
+            self._preparing.cancel()
+        elif self.task is not None and not self.holds_slot:
+            self.task.cancel()
 
-    async def prepare(self, work: Any) -> Any:
+    async def prepare(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for a part of the preparation, which a cancellation ends."""
-        self._preparing = asyncio.ensure_future(work)
+        if self.is_canceled:
+            work.close()
+            raise asyncio.CancelledError
+        preparing = asyncio.create_task(work)
+        self._preparing = preparing
         try:
-            return await self._preparing
+            return await preparing
         finally:
             self._preparing = None
 
     def runs(self, running: Running) -> None:
         """Its script has started."""
         self._running = running
-        if self.is_canceled:
+        if self.is_dropped:
+            running.kill()
+        elif self.is_canceled:
             running.cancel()
+
+    def free_slot(self) -> None:
+        """Its script has ended, or will not start."""
+        self._running = None
+        if self.holds_slot:
+            self.holds_slot = False
+            self._on_slot_free()
 
 
 class Carrier:
@@ -99,34 +131,48 @@ class Carrier:
         self._hostname = hostname
 
     async def carry(self, attempt: Attempt, workspace: Workspace) -> Finished:
-        """Run an attempt to its end; the workspace stays for the caller to remove."""
-        started_at_ms = time.time_ns() // 1_000_000
+        """Run an attempt to its end; the workspace stays for the caller to remove.
+
+        Raises:
+            Gone: the attempt is another runner's now.
+            Dismissed: the server does not want this runner.
+        """
         try:
-            finished = await self._carry(attempt, workspace)
+            return await self._carry(attempt, workspace)
         except Rejected as error:
-            finished = self._without_exit(attempt, Outcome.REJECTED, error.code, str(error))
+            return self._without_exit(attempt, Outcome.REJECTED, error.code, str(error))
         except asyncio.CancelledError:
             if not attempt.is_canceled:
                 raise
-            finished = self._without_exit(attempt, Outcome.CANCELED, "canceled", None)
-        except (EnvironmentFault, SandboxFailure, OSError) as error:
-            log.warning("%s: %s", attempt.assignment.execution_id, error)
-            finished = self._without_exit(attempt, Outcome.GRID_FAULT, "grid_fault", str(error))
-        return replace(finished, report=replace(finished.report, started_at_ms=started_at_ms))
+            return self._without_exit(attempt, Outcome.CANCELED, "canceled", None)
+        except (Gone, Dismissed):
+            raise
+        except Exception as error:
+            # whatever it is, it is not the script's fault: another attempt is made, here or elsewhere
+            log.exception("%s attempt %d", attempt.assignment.execution_id, attempt.assignment.attempt)
+            return self._without_exit(attempt, Outcome.GRID_FAULT, "grid_fault", str(error) or repr(error))
+        finally:
+            attempt.free_slot()
+
+    async def upload_again(self, attempt: Attempt, finished: Finished) -> None:
+        """Send the large outputs once more: the server does not have them any more."""
+        await self._upload(attempt.assignment, finished.uploaded)
 
     async def _carry(self, attempt: Attempt, workspace: Workspace) -> Finished:
         assignment, specification = attempt.assignment, attempt.specification
         source = source_bytes(specification.script_content)
         await asyncio.to_thread(workspace.create)
         await attempt.prepare(self._lay_out(attempt, workspace, source))
-        using = self._environments.use(specification)
-        environment = await attempt.prepare(using.__aenter__())
-        try:
+        claimed_at = time.monotonic()
+        async with AsyncExitStack() as stack:
+            using = self._environments.use(specification)
+            environment = await attempt.prepare(stack.enter_async_context(using))
+            ready_ms = round((time.monotonic() - claimed_at) * 1000)
+            started_at_ms = time.time_ns() // 1_000_000
             exit_ = await self._run(attempt, environment, workspace)
-        finally:
-            await using.__aexit__(None, None, None)
-        error_code = error_message = None
-        found = Found([])
+        attempt.free_slot()
+        outcome, exit_code, why = describe(exit_, assignment)
+        error_code = None
         try:
             found = await asyncio.to_thread(
                 workspace.find_outputs,
@@ -135,12 +181,14 @@ class Carrier:
                 max_bytes=assignment.output_limit_bytes,
             )
         except OutputLimit as error:
-            error_code, error_message = "output_limit", str(error)
-        blobs = await self._send_outputs(attempt, found.files)
-        outcome, exit_code, why = describe(exit_, assignment)
-        report = self._report(attempt, outcome, exit_code, error_code, error_message or why)
+            found = Found([], [str(error)])
+            if outcome is Outcome.EXITED and exit_code == 0:
+                # it ran and is charged for; what it made cannot be taken
+                error_code, why = "output_limit", str(error)
+        blobs, uploaded = await self._send_outputs(assignment, found.files)
         report = replace(
-            report,
+            self._report(attempt, outcome, exit_code, error_code, why),
+            started_at_ms=started_at_ms,
             duration_ms=exit_.duration_ms,
             cpu_ms=exit_.cpu_ms,
             peak_memory_mib=exit_.peak_memory_mib,
@@ -152,20 +200,29 @@ class Carrier:
             ],
             metadata={
                 "environment": environment.key,
+                "environment_ms": ready_ms,
                 "python": environment.version,
                 "sandbox": self._sandbox.name,
                 "hostname": self._hostname,
                 **({"passed_over": found.passed_over} if found.passed_over else {}),
             },
         )
-        return Finished(report, blobs)
+        return Finished(report, blobs, uploaded)
 
     async def _lay_out(self, attempt: Attempt, workspace: Workspace, source: bytes) -> None:
         assignment = attempt.assignment
-        for item in assignment.inputs:
-            fetched = await self._inputs.fetch(assignment, item.sha256)
-            await asyncio.to_thread(workspace.put, item.name, fetched)
-        workspace.put(attempt.specification.script_name, source)
+        try:
+            for item in assignment.inputs:
+                put = partial(workspace.put, item.name, sha256=item.sha256)
+                await self._inputs.fetch(assignment, item.sha256, put)
+            workspace.put(
+                attempt.specification.script_name, source, sha256=hashlib.sha256(source).hexdigest()
+            )
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise Rejected(
+                "inputs_conflict",
+                f"an input is a folder of another one's name, or the other way round ({error}); rename it",
+            ) from None
 
     async def _run(self, attempt: Attempt, environment: Environment, workspace: Workspace) -> Exit:
         assignment = attempt.assignment
@@ -193,29 +250,45 @@ class Carrier:
         try:
             return await running.wait()
         finally:
-            await attempt.log.drain(DRAIN_SECONDS)
+            attempt.log.finish()
 
-    async def _send_outputs(self, attempt: Attempt, files: list[FoundFile]) -> list[bytes]:
-        """Upload large outputs; returns the small ones, which travel with the report."""
-        inline: dict[str, bytes] = {}
+    async def _send_outputs(
+        self, assignment: Assignment, files: Sequence[FoundFile]
+    ) -> tuple[list[bytes], list[FoundFile]]:
+        """Upload the large outputs; returns the small ones' bytes, for the report, and the large ones."""
+        small: dict[str, FoundFile] = {}
         large: dict[str, FoundFile] = {}
-        inline_bytes = 0
+        small_bytes = 0
         for item in files:
-            fits = inline_bytes + item.size_bytes <= INLINE_TOTAL_BYTES
-            if item.sha256 in inline or item.sha256 in large:
+            if item.sha256 in small or item.sha256 in large:
                 continue
-            if item.size_bytes <= INLINE_BLOB_BYTES and fits:
-                inline[item.sha256] = await asyncio.to_thread(item.path.read_bytes)
-                inline_bytes += item.size_bytes
+            if item.size_bytes <= INLINE_BLOB_BYTES and small_bytes + item.size_bytes <= INLINE_TOTAL_BYTES:
+                small[item.sha256] = item
+                small_bytes += item.size_bytes
             else:
                 large[item.sha256] = item
         if large:
-            for sha256 in await self._connection.missing_blobs(attempt.assignment, list(large)):
-                await self._connection.put_blob(attempt.assignment, sha256, large[sha256].path)
-        return list(inline.values())
+            missing = set(await self._connection.missing_blobs(assignment, list(large)))
+            await self._upload(assignment, [item for item in large.values() if item.sha256 in missing])
+        read = await asyncio.to_thread(lambda: [item.path.read_bytes() for item in small.values()])
+        return read, list(large.values())
+
+    async def _upload(self, assignment: Assignment, files: Sequence[FoundFile]) -> None:
+        waiting = iter(files)
+
+        async def upload() -> None:
+            for item in waiting:
+                await self._connection.put_blob(assignment, item.sha256, item.path)
+
+        try:
+            async with asyncio.TaskGroup() as uploads:
+                for _ in range(min(UPLOADS_AT_ONCE, len(files))):
+                    uploads.create_task(upload())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     def _without_exit(self, attempt: Attempt, outcome: Outcome, code: str, message: str | None) -> Finished:
-        return Finished(self._report(attempt, outcome, None, code, message), [])
+        return Finished(self._report(attempt, outcome, None, code, message))
 
     @staticmethod
     def _report(
@@ -251,7 +324,8 @@ def describe(exit_: Exit, assignment: Assignment) -> tuple[Outcome, int, str | N
         )
         return Outcome.OUT_OF_MEMORY, 128 + signal.SIGKILL, message
     if exit_.ended is Ended.CANCELED:
-        return Outcome.CANCELED, 128 + signal.SIGTERM, None
+        ended_by = exit_.code if exit_.was_signaled else signal.SIGTERM
+        return Outcome.CANCELED, 128 + ended_by, None
     try:
         name = signal.Signals(exit_.code).name
     except ValueError:
@@ -299,4 +373,7 @@ def source_bytes(script: str) -> bytes:
                 ) from None
         if _BLANK.match(line) is None:
             break
-    return script.encode()
+    try:
+        return script.encode()
+    except UnicodeEncodeError as error:
+        raise Rejected("script_encoding", f"the script is not valid Unicode: {error}") from None

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ class Dismissed(Exception):
 
 class Unregistered(Exception):
     """The server does not know this runner; it has to register again."""
+
+
+class Refused(Exception):
+    """The server does not take this request, and will not when it is repeated."""
 
 
 class Gone(Exception):
@@ -71,6 +76,7 @@ class Connection:
         self._runner_id = runner_id
         self._address_file = address_file
         self._key = key
+        self._answered_at = time.monotonic()
         self._client = httpx.AsyncClient(
             timeout=CALL_TIMEOUT_SECONDS,
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
@@ -80,6 +86,11 @@ class Connection:
     async def close(self) -> None:
         """Let go of every connection."""
         await self._client.aclose()
+
+    @property
+    def seconds_unanswered(self) -> float:
+        """How long ago the server answered last, or this connection was made."""
+        return time.monotonic() - self._answered_at
 
     async def register(self, description: dict[str, Any]) -> Lease:
         """Introduce this runner; tried until the server answers."""
@@ -234,6 +245,7 @@ class Connection:
         answer = await self._client.post(
             self._path(call), json=body, headers=self._bearer(self._key), timeout=timeout
         )
+        self._answered_at = time.monotonic()
         return _read(answer)
 
     def _carried(self, attempts: Sequence[AttemptId]) -> dict[str, Any]:
@@ -273,7 +285,7 @@ def _read(answer: httpx.Response) -> Any:
     if status == 429 or status >= 500:
         raise _TryAgain(f"{status}: {answer.text[:200]}")
     if status >= 400:
-        raise RuntimeError(f"the server refused {answer.request.url.path}: {status} {answer.text[:500]}")
+        raise Refused(f"the server refused {answer.request.url.path}: {status} {answer.text[:500]}")
     try:
         return answer.json()
     except ValueError as error:

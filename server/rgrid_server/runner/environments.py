@@ -8,6 +8,7 @@ update; an environment is never changed after it is built.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,27 +17,38 @@ import re
 import shutil
 import time
 import tomllib
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from uv import find_uv_bin
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.runner.interpreters import Interpreter, choose
+from rgrid_server.runner.pipconfig import index_settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RESOLUTION_LIFETIME_SECONDS = 3600.0
 MAX_MESSAGE_CHARS = 4000
 MAX_ENVIRONMENTS_BYTES = 20 * 1024**3
+UV_SECONDS = 1800.0
 READY_FILE = "rgrid-ready.json"
+REQUIREMENTS_FILE = "requirements.txt"
+RESOLVING_PREFIX = "resolving-"
+REMOVED_PREFIX = "removed-"
 
 # from PEP 723 itself, "Reference Implementation"
 _SCRIPT_BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+
+# pip's options that read another file; paths of the runner's machine are none of a script's business
+_OTHER_FILE = re.compile(r"(?m)^[ \t]*(?:-[rce]|--(?:requirement|constraint|editable))(?![a-z-]).*$")
 
 _INVALID = ("couldn't parse", "failed to parse", "expected ", "unsupported requirement", "invalid ")
 _OFFLINE = (
@@ -86,15 +98,24 @@ class Wanted:
 
 
 class Environments:
-    """Finds or builds environments under a directory."""
+    """Finds or builds environments under a directory, which is this process's own."""
 
-    def __init__(self, directory: Path, interpreters: Mapping[str, Interpreter]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        interpreters: Mapping[str, Interpreter],
+        *,
+        max_bytes: int = MAX_ENVIRONMENTS_BYTES,
+    ) -> None:
         self._directory = directory
         self._directory.mkdir(parents=True, exist_ok=True)
+        for leftover in (*directory.glob(f"{REMOVED_PREFIX}*"), *directory.glob(f"{RESOLVING_PREFIX}*")):
+            shutil.rmtree(leftover, ignore_errors=True)
         self._interpreters = dict(interpreters)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._max_bytes = max_bytes
         self._resolutions: dict[str, tuple[str, float]] = {}
         self._in_use: Counter[str] = Counter()
+        self._pending: dict[str, asyncio.Task[Any]] = {}
 
     @asynccontextmanager
     async def use(self, specification: Specification) -> AsyncIterator[Environment]:
@@ -105,39 +126,61 @@ class Environments:
             EnvironmentFault: it could not be built just now.
         """
         wanted = find_wanted(specification, self._interpreters)
-        pins = await self._resolve(wanted)
+        pins = ""
+        if wanted.requirements.strip():
+            pins = await self._once(f"resolve {wanted.text_key}", lambda: self._resolve(wanted))
         key = _digest([wanted.interpreter.path, wanted.interpreter.version, pins])
         self._in_use[key] += 1
         try:
-            async with self._locks[key]:
-                environment = await self._build(key, wanted.interpreter, pins)
-            yield environment
+            yield await self._once(f"build {key}", lambda: self._build(key, wanted.interpreter, pins))
         finally:
             self._in_use[key] -= 1
 
+    async def close(self) -> None:
+        """End what is being resolved or built."""
+        pending = list(self._pending.values())
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _once(self, what: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """One piece of work for all who ask at the same time; one of them going away does not end it."""
+        task = self._pending.get(what)
+        if task is None:
+            task = asyncio.create_task(work())
+            self._pending[what] = task
+            task.add_done_callback(lambda done: self._settle(what, done))
+        result: T = await asyncio.shield(task)
+        return result
+
+    def _settle(self, what: str, done: asyncio.Task[Any]) -> None:
+        del self._pending[what]
+        if not done.cancelled():
+            # who asked may be gone; then nobody else looks at the error
+            done.exception()
+
     async def _resolve(self, wanted: Wanted) -> str:
-        if not wanted.requirements.strip():
-            return ""
-        async with self._locks[wanted.text_key]:
-            known = self._resolutions.get(wanted.text_key)
-            if known is not None and time.monotonic() - known[1] < RESOLUTION_LIFETIME_SECONDS:
-                return known[0]
-            source = self._directory / f"{wanted.text_key}.in"
-            await asyncio.to_thread(source.write_text, wanted.requirements)
-            try:
-                pins = await _uv(
-                    "pip",
-                    "compile",
-                    "--quiet",
-                    "--no-header",
-                    "--no-annotate",
-                    *["--python", wanted.interpreter.path],
-                    str(source),
-                )
-            finally:
-                source.unlink(missing_ok=True)
-            self._resolutions[wanted.text_key] = (pins, time.monotonic())
-            return pins
+        known = self._resolutions.get(wanted.text_key)
+        if known is not None and time.monotonic() - known[1] < RESOLUTION_LIFETIME_SECONDS:
+            return known[0]
+        directory = self._directory / f"{RESOLVING_PREFIX}{wanted.text_key}"
+        await asyncio.to_thread(directory.mkdir, exist_ok=True)
+        try:
+            await asyncio.to_thread((directory / REQUIREMENTS_FILE).write_text, wanted.requirements)
+            pins = await _uv(
+                *["pip", "compile", "--quiet", "--no-header", "--no-annotate"],
+                *["--python", wanted.interpreter.path, REQUIREMENTS_FILE],
+                directory=directory,
+            )
+        except EnvironmentFault as fault:
+            if known is None:
+                raise
+            log.warning("an older resolution is used: %s", fault)
+            return known[0]
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        self._resolutions[wanted.text_key] = (pins, time.monotonic())
+        return pins
 
     async def _build(self, key: str, interpreter: Interpreter, pins: str) -> Environment:
         target = self._directory / key
@@ -147,39 +190,40 @@ class Environments:
             ready.touch()
             return environment
         started = time.monotonic()
-        # a build that was cut short has no mark; it is made anew
-        await _uv("venv", "--quiet", "--clear", "--python", interpreter.path, str(target))
+        # scripts and compiled files name their place, so it is built where it stays; the mark comes last,
+        # and a build that was cut short, which has none, is made anew
+        await _uv(
+            *["venv", "--quiet", "--clear", "--python", interpreter.path, str(target)],
+            directory=self._directory,
+        )
         if pins:
-            pinned = target / "pins.txt"
-            await asyncio.to_thread(pinned.write_text, pins)
+            await asyncio.to_thread((target / REQUIREMENTS_FILE).write_text, pins)
             await _uv(
-                "pip",
-                "install",
-                "--quiet",
-                "--compile-bytecode",
-                "--no-deps",
-                *["--python", str(environment.python), "-r", str(pinned)],
+                *["pip", "install", "--quiet", "--compile-bytecode", "--no-deps"],
+                *["--python", str(environment.python), "-r", REQUIREMENTS_FILE],
+                directory=target,
             )
         size_bytes = await asyncio.to_thread(_size_bytes, target)
-        ready.write_text(json.dumps({"pins": pins, "size_bytes": size_bytes}))
+        unmarked = target / f"{READY_FILE}.new"
+        unmarked.write_text(json.dumps({"pins": pins, "size_bytes": size_bytes}))
+        unmarked.replace(ready)
         log.info("environment %s built in %.2f s, %d bytes", key[:12], time.monotonic() - started, size_bytes)
-        await asyncio.to_thread(self._make_room, key)
+        await self._make_room(key)
         return environment
 
-    def _make_room(self, newest: str) -> None:
+    async def _make_room(self, newest: str) -> None:
         """Remove those that were not used for longest, as far as all together are too large."""
-        marks = [(path.stat().st_mtime, path) for path in self._directory.glob(f"*/{READY_FILE}")]
+        sizes = await asyncio.to_thread(_sizes_by_age, self._directory)
         total = 0
-        for _, mark in sorted(marks, reverse=True):
-            try:
-                total += int(json.loads(mark.read_text())["size_bytes"])
-            except (OSError, ValueError, KeyError):
-                continue
-            key = mark.parent.name
-            if total > MAX_ENVIRONMENTS_BYTES and key != newest and not self._in_use[key]:
-                # the mark first: without it nobody takes what is left for an environment
-                mark.unlink(missing_ok=True)
-                shutil.rmtree(mark.parent, ignore_errors=True)
+        for key, size_bytes in sizes:
+            total += size_bytes
+            # asked and moved away in one step of the event loop: nobody can begin to use it in between
+            if total > self._max_bytes and key != newest and not self._in_use[key]:
+                removed = self._directory / f"{REMOVED_PREFIX}{key}"
+                with contextlib.suppress(OSError):
+                    (self._directory / key).rename(removed)
+                    total -= size_bytes
+                await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True)
 
 
 def find_wanted(specification: Specification, interpreters: Mapping[str, Interpreter]) -> Wanted:
@@ -203,7 +247,14 @@ def find_wanted(specification: Specification, interpreters: Mapping[str, Interpr
     if not isinstance(dependencies, list) or not all(isinstance(item, str) for item in dependencies):
         raise Rejected("requirements_invalid", "the script's PEP 723 block: dependencies is no list of texts")
     parts = [*dependencies, specification.requirements_content or ""]
-    return Wanted(interpreter, "\n".join(part for part in parts if part.strip()))
+    requirements = "\n".join(part for part in parts if part.strip())
+    if (line := _OTHER_FILE.search(requirements)) is not None:
+        raise Rejected(
+            "requirements_invalid",
+            f"the requirements name another file ({line.group(0).strip()!r}), which does not travel with "
+            "them; write out what it says",
+        )
+    return Wanted(interpreter, requirements)
 
 
 def script_metadata(script: str) -> dict[str, object]:
@@ -243,7 +294,7 @@ def _check_python(requires_python: str, interpreter: Interpreter) -> None:
         )
 
 
-async def _uv(*arguments: str) -> str:
+async def _uv(*arguments: str, directory: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         find_uv_bin(),
         *arguments,
@@ -251,13 +302,16 @@ async def _uv(*arguments: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=uv_environment(os.environ),
+        cwd=directory,
     )
     try:
-        printed, complained = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
+        printed, complained = await asyncio.wait_for(process.communicate(), UV_SECONDS)
+    except TimeoutError:
+        raise EnvironmentFault(f"uv {' '.join(arguments[:2])} took longer than {UV_SECONDS} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode == 0:
         return printed.decode()
     raise classify(complained.decode(errors="replace").strip())
@@ -277,14 +331,25 @@ def classify(message: str) -> Rejected | EnvironmentFault:
 
 def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What uv is run with: the machine's own package index, as pip knows it, and no prompts."""
-    chosen = {name: value for name, value in environment.items() if not name.startswith("RGRID_")}
-    for pip_name, uv_name in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_EXTRA_INDEX_URL", "UV_INDEX")):
-        if pip_name in chosen:
-            chosen.setdefault(uv_name, chosen[pip_name])
-    if "PIP_CERT" in chosen:
-        chosen.setdefault("SSL_CERT_FILE", chosen["PIP_CERT"])
-    chosen.pop("VIRTUAL_ENV", None)
-    return chosen | {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    passed_on = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("RGRID_") and name != "VIRTUAL_ENV"
+    }
+    own = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    return passed_on | index_settings(environment) | own
+
+
+def _sizes_by_age(directory: Path) -> list[tuple[str, int]]:
+    """Keys and sizes of the environments that are ready, the last used first."""
+    found: list[tuple[float, str, int]] = []
+    for mark in directory.glob(f"[0-9a-f]*/{READY_FILE}"):
+        try:
+            size_bytes = int(json.loads(mark.read_text())["size_bytes"])
+            found.append((mark.stat().st_mtime, mark.parent.name, size_bytes))
+        except (OSError, ValueError, KeyError):
+            continue
+    return [(key, size_bytes) for _, key, size_bytes in sorted(found, reverse=True)]
 
 
 def _size_bytes(directory: Path) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from rgrid_server.domain.attempts import Assignment
@@ -24,24 +24,50 @@ class InputCache:
         for leftover in self._directory.glob("*.part"):
             leftover.unlink(missing_ok=True)
         self._connection = connection
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
-    async def fetch(self, assignment: Assignment, sha256: str) -> Path:
-        """The file with these bytes; it stays as it is and is to be copied."""
+    async def fetch(self, assignment: Assignment, sha256: str, take: Callable[[Path], None]) -> None:
+        """Give the file with these bytes to ``take``, which copies it; the file itself stays as it is.
+
+        Raises:
+            Gone: the attempt has no such input.
+        """
         kept = self._directory / sha256
-        async with self._locks[sha256]:
-            if kept.exists():
-                with contextlib.suppress(OSError):
-                    os.utime(kept)
-                return kept
-            part = self._directory / f"{secrets.token_hex(8)}.part"
+        while True:
+            async with self._lock(sha256):
+                if not kept.exists():
+                    await self._download(assignment, sha256, kept)
             try:
-                await self._connection.get_blob(assignment, sha256, part)
-                part.replace(kept)
-            finally:
-                part.unlink(missing_ok=True)
+                await asyncio.to_thread(take, kept)
+            except FileNotFoundError:
+                # removed for room in the meantime; the file is what is missing, or take itself failed
+                if kept.exists():
+                    raise
+                continue
+            with contextlib.suppress(OSError):
+                os.utime(kept)
+            return
+
+    async def _download(self, assignment: Assignment, sha256: str, kept: Path) -> None:
+        part = self._directory / f"{secrets.token_hex(8)}.part"
+        try:
+            await self._connection.get_blob(assignment, sha256, part)
+            part.replace(kept)
+        finally:
+            part.unlink(missing_ok=True)
         await asyncio.to_thread(self._make_room, kept)
-        return kept
+
+    @contextlib.asynccontextmanager
+    async def _lock(self, sha256: str) -> AsyncIterator[None]:
+        lock, waiting = self._locks.get(sha256, (asyncio.Lock(), 0))
+        self._locks[sha256] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._locks.pop(sha256)
+            if waiting > 1:
+                self._locks[sha256] = (lock, waiting - 1)
 
     def _make_room(self, newest: Path) -> None:
         files = [(path.stat(), path) for path in self._directory.iterdir() if path.suffix != ".part"]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from uv import find_uv_bin
 
 _RUNTIME = re.compile(r"^python:(\d+\.\d+)(\.\d+)?$")
+_NAME = re.compile(r"^python3\.\d+$")
 OLDEST = (3, 8)
+INSPECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +36,14 @@ async def find_interpreters() -> dict[str, Interpreter]:
     """The newest interpreter of each minor version, by runtime name; this one's own is always there."""
     own = Interpreter(".".join(str(part) for part in sys.version_info[:3]), _base_executable())
     found = {own.runtime: own}
-    process = await asyncio.create_subprocess_exec(
-        find_uv_bin(),
-        *["python", "list", "--only-installed", "--offline", "--output-format", "json"],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    listed, _ = await process.communicate()
-    for item in _read(listed):
-        parts = item["version_parts"]
-        if item["implementation"] != "cpython" or item.get("variant", "default") != "default":
+    candidates = sorted({*_on_path(), *_in_pyenv(), *await _known_to_uv()})
+    for one in await asyncio.gather(*(_inspect(path) for path in candidates)):
+        if one is None or _parts(one.version)[:2] < OLDEST:
             continue
-        if (parts["major"], parts["minor"]) < OLDEST or not re.fullmatch(r"[\d.]+", item["version"]):
-            continue
-        one = Interpreter(item["version"], item["path"])
         known = found.get(one.runtime)
         if known is None or (known is not own and _parts(known.version) < _parts(one.version)):
             found[one.runtime] = one
-    return found
+    return dict(sorted(found.items(), key=lambda item: _parts(item[1].version)))
 
 
 def choose(runtime: str, interpreters: dict[str, Interpreter]) -> Interpreter | None:
@@ -71,12 +63,55 @@ def _base_executable() -> str:
     return base
 
 
-def _read(listed: bytes) -> list[dict[str, Any]]:
+def _on_path() -> list[str]:
+    directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return [
+        str(path)
+        for directory in directories
+        # a shim answers for whatever its user chose last
+        if directory and "/shims" not in directory
+        for path in Path(directory).glob("python3.*")
+        if _NAME.match(path.name) and os.access(path, os.X_OK)
+    ]
+
+
+def _in_pyenv() -> list[str]:
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    return [str(path) for path in root.glob("versions/*/bin/python3.*") if _NAME.match(path.name)]
+
+
+async def _known_to_uv() -> list[str]:
+    process = await asyncio.create_subprocess_exec(
+        find_uv_bin(),
+        *["python", "list", "--only-installed", "--offline", "--output-format", "json"],
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    listed, _ = await process.communicate()
     try:
-        found = json.loads(listed)
-    except ValueError:
+        return [item["path"] for item in json.loads(listed) if "/shims/" not in item["path"]]
+    except (ValueError, KeyError, TypeError):
         return []
-    return found if isinstance(found, list) else []
+
+
+async def _inspect(path: str) -> Interpreter | None:
+    """What an interpreter says of itself; None where it does not run, or is no released CPython."""
+    asked = "import sys; print(sys.implementation.name, sys.version_info.releaselevel, *sys.version_info[:3])"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *[path, "-I", "-S", "-c", asked],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        answer, _ = await asyncio.wait_for(process.communicate(), INSPECT_SECONDS)
+    except (OSError, TimeoutError):
+        return None
+    words = answer.decode(errors="replace").split()
+    if process.returncode != 0 or words[:2] != ["cpython", "final"]:
+        return None
+    return Interpreter(".".join(words[2:5]), path)
 
 
 def _parts(version: str) -> tuple[int, ...]:

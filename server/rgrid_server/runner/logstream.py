@@ -17,6 +17,8 @@ PARTIAL_AFTER_SECONDS = 0.2
 MAX_HELD_BYTES = 4 * 1024 * 1024
 """So much may wait to be sent; beyond it the script's own writes wait."""
 ENTRY_OVERHEAD_BYTES = 32
+MAX_PIPE_BYTES = 1024 * 1024
+"""What a pipe holds at most (/proc/sys/fs/pipe-max-size)."""
 
 
 class LineSplitter:
@@ -86,7 +88,6 @@ class AttemptLog:
         self._open: dict[int, Stream] = {}
         self._is_paused = False
         self._partial_timer: asyncio.TimerHandle | None = None
-        self._closed = asyncio.Event()
 
     def read_from(self, descriptor: int, stream: Stream) -> None:
         """Read a pipe until its end."""
@@ -94,20 +95,17 @@ class AttemptLog:
         self._open[descriptor] = stream
         asyncio.get_running_loop().add_reader(descriptor, self._readable, descriptor)
 
-    async def drain(self, seconds: float) -> None:
-        """Wait until both pipes have ended; one that someone still holds open is left after ``seconds``."""
-        while not self._closed.is_set():
-            try:
-                await asyncio.wait_for(self._closed.wait(), seconds)
-            except TimeoutError:
-                if not self._is_paused:
-                    self.abandon()
+    def finish(self) -> None:
+        """Take what the pipes still hold, and close them; whoever wrote to them has ended.
 
-    def abandon(self) -> None:
-        """Read no more of what is printed."""
+        What is left is no more than pipes hold, so it is taken also while more than enough waits to be sent.
+        """
         for descriptor in list(self._open):
+            left = MAX_PIPE_BYTES
+            while left > 0 and (data := self._read(descriptor)):
+                self._keep(descriptor, data)
+                left -= len(data)
             self._end(descriptor)
-        self._closed.set()
 
     def take(self, max_bytes: int) -> LogChunk | None:
         """The entries that wait, up to a size; the script goes on printing as they leave."""
@@ -147,25 +145,33 @@ class AttemptLog:
         return self.is_truncated or any(head.is_cut for head in self._heads.values())
 
     def _readable(self, descriptor: int) -> None:
-        try:
-            data = os.read(descriptor, READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+        data = self._read(descriptor)
+        if data:
+            self._keep(descriptor, data)
+        elif data is not None:
             self._end(descriptor)
-            return
+
+    @staticmethod
+    def _read(descriptor: int) -> bytes | None:
+        """What there is; nothing at the end, None when there is nothing just now."""
+        try:
+            return os.read(descriptor, READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _keep(self, descriptor: int, data: bytes) -> None:
         stream = self._open[descriptor]
         self._heads[stream].feed(data)
         if self.is_truncated:
             return
+        room = self._limit_bytes - self._taken_bytes
         self._taken_bytes += len(data)
-        if self._taken_bytes > self._limit_bytes:
+        self._add(self._splitters[stream].feed(data[:room], _now_ms()))
+        if len(data) > room:
             self._truncate()
-            return
-        self._add(self._splitters[stream].feed(data, _now_ms()))
-        if self._partial_timer is None and any(item.is_holding for item in self._splitters.values()):
+        elif self._partial_timer is None and any(item.is_holding for item in self._splitters.values()):
             loop = asyncio.get_running_loop()
             self._partial_timer = loop.call_later(PARTIAL_AFTER_SECONDS, self._flush_partials)
 
@@ -204,11 +210,9 @@ class AttemptLog:
         self._heads[stream].end()
         if not self.is_truncated:
             self._add(self._splitters[stream].flush(_now_ms(), at_end=True))
-        if not self._open:
-            if self._partial_timer is not None:
-                self._partial_timer.cancel()
-                self._partial_timer = None
-            self._closed.set()
+        if not self._open and self._partial_timer is not None:
+            self._partial_timer.cancel()
+            self._partial_timer = None
 
 
 class _Head:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rgrid_server.domain.attempts import Assignment, AttemptId, Specification
+from rgrid_server.domain.attempts import Assignment, AttemptId, Outcome, Specification
 from rgrid_server.runner.carrier import Attempt, Carrier, Finished
-from rgrid_server.runner.connection import Connection, Dismissed, Gone, SentChunk, Unregistered, is_passing
+from rgrid_server.runner.connection import (
+    Connection,
+    Dismissed,
+    Gone,
+    Refused,
+    SentChunk,
+    Unregistered,
+    is_passing,
+)
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.workspace import Workspace
 
@@ -23,6 +33,14 @@ MAX_CHUNK_BYTES = 1024 * 1024
 MAX_LOG_WITH_REPORT_BYTES = 256 * 1024
 MAX_REPORTS_AT_ONCE = 50
 MAX_BLOBS_AT_ONCE_BYTES = 16 * 1024 * 1024
+MAX_REPORT_TRIES = 5
+MAX_CARRIED_PER_SLOT = 4
+"""An attempt whose script has ended holds no slot; so many at most wait for their outputs and reports."""
+FULL_WAIT_SECONDS = 0.25
+REPORTING_GRACE_SECONDS = 3.0
+FORSAKEN_SECONDS = 600.0
+
+_Waiting = tuple[Finished, "asyncio.Future[str]"]
 
 
 class RunnerService:
@@ -42,7 +60,7 @@ class RunnerService:
         self._slots = slots
         self._work_directory = work_directory
         self._carried: dict[AttemptId, Attempt] = {}
-        self._finished: asyncio.Queue[tuple[Attempt, Finished, asyncio.Future[str]]] = asyncio.Queue()
+        self._finished: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._slot_free = asyncio.Event()
         self._stopping = asyncio.Event()
         self._has_logs = asyncio.Event()
@@ -58,36 +76,47 @@ class RunnerService:
         Raises:
             Dismissed: the server does not want this runner.
         """
-        lease = await self._connection.register(self._description)
-        tasks = [
-            asyncio.create_task(self._claim()),
-            asyncio.create_task(self._keep_leases(lease.heartbeat_ms / 1000)),
-            asyncio.create_task(self._send_logs()),
-            asyncio.create_task(self._send_reports()),
-        ]
         stopping = asyncio.create_task(self._stopping.wait())
+        registering = asyncio.create_task(self._connection.register(self._description))
+        tasks: list[asyncio.Task[None]] = []
         try:
-            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping}:
-                task.result()
+            await asyncio.wait(
+                [registering, stopping],
+                return_when=asyncio.FIRST_COMPLETED,
+                timeout=FORSAKEN_SECONDS,
+            )
+            if not registering.done():
+                return
+            heartbeat_seconds = registering.result().heartbeat_ms / 1000
+            tasks += [
+                asyncio.create_task(self._claim()),
+                asyncio.create_task(self._keep_leases(heartbeat_seconds)),
+                asyncio.create_task(self._send_logs()),
+                asyncio.create_task(self._send_reports()),
+            ]
+            await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
             await self._hand_back(tasks[0])
         finally:
-            for task in [*tasks, stopping]:
-                task.cancel()
-            await asyncio.gather(*tasks, stopping, return_exceptions=True)
-            for attempt in list(self._carried.values()):
-                attempt.drop()
-            await asyncio.gather(*self._attempt_tasks(), return_exceptions=True)
+            for one in (*tasks, stopping, registering):
+                one.cancel()
+            await asyncio.gather(*tasks, stopping, registering, return_exceptions=True)
+            await self._end_attempts()
 
     async def _claim(self) -> None:
         failures = 0
         while True:
-            free_slots = self._slots - len(self._carried)
             self._slot_free.clear()
+            if self._free_slots() <= 0:
+                # a full runner asks for cancellations only, and not while its scripts come and go
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._slot_free.wait(), FULL_WAIT_SECONDS)
             asking = asyncio.create_task(
-                self._connection.claim(self._free_cpus_milli(), max(0, free_slots), CLAIM_WAIT_MS)
+                self._connection.claim(self._free_cpus_milli(), self._free_slots(), CLAIM_WAIT_MS)
             )
-            if free_slots <= 0:
+            if self._free_slots() <= 0:
                 # nothing is given to a full runner, so its question can be taken back when a slot is free
                 freed = asyncio.create_task(self._slot_free.wait())
                 await asyncio.wait([asking, freed], return_when=asyncio.FIRST_COMPLETED)
@@ -101,14 +130,15 @@ class RunnerService:
             except Unregistered:
                 await self._connection.register(self._description)
                 continue
-            except Dismissed:
-                raise
             except Exception as error:
                 if not is_passing(error):
                     raise
                 failures += 1
+                self._end_if_forsaken()
                 await self._connection.back_off(failures)
                 continue
+            finally:
+                asking.cancel()
             failures = 0
             for assignment, specification in work.attempts:
                 self._begin(assignment, specification)
@@ -118,7 +148,7 @@ class RunnerService:
 
     def _begin(self, assignment: Assignment, specification: Specification) -> None:
         log_ = AttemptLog(assignment.first_sequence, assignment.log_limit_bytes, self._has_logs.set)
-        attempt = Attempt(assignment, specification, log_)
+        attempt = Attempt(assignment, specification, log_, self._slot_free.set)
         self._carried[assignment.id] = attempt
         attempt.task = asyncio.create_task(self._carry(attempt))
 
@@ -131,55 +161,83 @@ class RunnerService:
                 await self._report(attempt, finished)
         except Gone:
             log.info("%s attempt %d is another's now", assignment.execution_id, assignment.attempt)
-        except asyncio.CancelledError:
-            raise
+        except Dismissed:
+            self.stop()
         except Exception:
-            # whatever it is: the lease runs out, and another attempt is made
-            log.exception("%s attempt %d was lost", assignment.execution_id, assignment.attempt)
+            log.exception("%s attempt %d has no report", assignment.execution_id, assignment.attempt)
         finally:
             self._carried.pop(assignment.id, None)
             self._slot_free.set()
             await asyncio.to_thread(workspace.remove)
 
     async def _report(self, attempt: Attempt, finished: Finished) -> None:
+        """Send the rest of the log and the report, until the server has taken both."""
         while attempt.log.pending_bytes > MAX_LOG_WITH_REPORT_BYTES and not attempt.is_dropped:
             await self._flush_logs([attempt])
         attempt.is_reporting = True
         async with self._sending_logs:
             # what is on its way arrives first: after its report an attempt's log is closed
-            answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        await self._finished.put((attempt, finished, answered))
-        verdict = await answered
+            rest = attempt.log.take(2 * MAX_LOG_WITH_REPORT_BYTES)
+        finished = replace(finished, report=finished.report.with_log(rest))
+        for _ in range(MAX_REPORT_TRIES):
+            verdict = await self._ask_for_verdict(finished)
+            if verdict != "blobs_missing":
+                break
+            await self._carrier.upload_again(attempt, finished)
         if verdict not in {"accepted", "duplicate"}:
             log.warning("the report of %s was answered %s", attempt.assignment.execution_id, verdict)
+
+    async def _ask_for_verdict(self, finished: Finished) -> str:
+        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        await self._finished.put((finished, answered))
+        try:
+            return await answered
+        except Refused as refused:
+            log.exception("a report was refused")
+            fault = replace(
+                finished.report,
+                outcome=Outcome.GRID_FAULT,
+                error_code="grid_fault",
+                error_message=str(refused),
+                stdout="",
+                stderr="",
+                log=None,
+                artifacts=[],
+                metadata={},
+            )
+            return (await self._connection.send_reports([fault], []))[0]
 
     async def _send_reports(self) -> None:
         while True:
             waiting = [await self._finished.get()]
-            size_bytes = 0
+            size_bytes = _size_bytes(waiting[0][0])
             while (
                 len(waiting) < MAX_REPORTS_AT_ONCE
                 and size_bytes < MAX_BLOBS_AT_ONCE_BYTES
                 and not self._finished.empty()
             ):
                 waiting.append(self._finished.get_nowait())
-                size_bytes += sum(len(blob) for blob in waiting[-1][1].blobs)
-            reports = []
-            blobs: dict[int, bytes] = {}
-            for attempt, finished, _ in waiting:
-                rest = attempt.log.take(2 * MAX_LOG_WITH_REPORT_BYTES)
-                reports.append(finished.report.with_log(rest))
-                blobs.update({id(blob): blob for blob in finished.blobs})
-            try:
-                verdicts = await self._connection.send_reports(reports, list(blobs.values()))
-            except BaseException as error:
-                for _, _, answered in waiting:
-                    if not answered.done():
-                        answered.set_exception(error if isinstance(error, Exception) else Gone("stopped"))
-                raise
-            for (_, _, answered), verdict in zip(waiting, verdicts, strict=True):
-                if not answered.done():
-                    answered.set_result(verdict)
+                size_bytes += _size_bytes(waiting[-1][0])
+            await self._send_together(waiting)
+
+    async def _send_together(self, waiting: list[_Waiting]) -> None:
+        blobs = {hashlib.sha256(blob).digest(): blob for finished, _ in waiting for blob in finished.blobs}
+        try:
+            verdicts = await self._connection.send_reports(
+                [finished.report for finished, _ in waiting], list(blobs.values())
+            )
+        except Refused as refused:
+            if len(waiting) > 1:
+                # one of them is at fault; the others are not to suffer for it
+                for item in waiting:
+                    await self._send_together([item])
+                return
+            if not waiting[0][1].done():
+                waiting[0][1].set_exception(refused)
+            return
+        for (_, answered), verdict in zip(waiting, verdicts, strict=True):
+            if not answered.done():
+                answered.set_result(verdict)
 
     async def _send_logs(self) -> None:
         while True:
@@ -197,7 +255,11 @@ class RunnerService:
             ]
             if not sent:
                 return
-            verdicts = await self._connection.send_logs([chunk for _, chunk in sent])
+            try:
+                verdicts = await self._connection.send_logs([chunk for _, chunk in sent])
+            except Refused:
+                log.exception("log chunks were refused; they are lost")
+                return
         for (attempt, _), verdict in zip(sent, verdicts, strict=True):
             if verdict == "stale":
                 attempt.drop()
@@ -215,8 +277,6 @@ class RunnerService:
             except Unregistered:
                 await self._connection.register(self._description)
                 continue
-            except Dismissed:
-                raise
             except Exception as error:
                 if not is_passing(error):
                     raise
@@ -235,19 +295,47 @@ class RunnerService:
             act(attempt)
 
     async def _hand_back(self, claiming: asyncio.Task[None]) -> None:
+        """End what runs and hand it back; what has ended already is reported first, if that can be."""
         claiming.cancel()
         await asyncio.gather(claiming, return_exceptions=True)
-        handed_back = list(self._carried)
-        if handed_back:
-            for attempt in list(self._carried.values()):
+        reporting = []
+        handed_back = []
+        for one, attempt in list(self._carried.items()):
+            if attempt.holds_slot:
+                handed_back.append(one)
                 attempt.drop()
-            await asyncio.gather(*self._attempt_tasks(), return_exceptions=True)
+            elif attempt.task is not None:
+                reporting.append(attempt.task)
+        if reporting:
+            await asyncio.wait(reporting, timeout=REPORTING_GRACE_SECONDS)
+        handed_back += [one for one in self._carried if one not in handed_back]
+        await self._end_attempts()
+        if handed_back:
             with contextlib.suppress(Exception):
-                await self._connection.release(handed_back)
+                await asyncio.wait_for(self._connection.release(handed_back), REPORTING_GRACE_SECONDS)
 
-    def _attempt_tasks(self) -> list[asyncio.Task[None]]:
-        return [attempt.task for attempt in self._carried.values() if attempt.task is not None]
+    async def _end_attempts(self) -> None:
+        carried = list(self._carried.values())
+        for attempt in carried:
+            attempt.drop()
+        await asyncio.gather(*(attempt.task for attempt in carried if attempt.task), return_exceptions=True)
+
+    def _end_if_forsaken(self) -> None:
+        """End when nobody needs this runner: its server has been away for long, or its directory is gone."""
+        is_useless = not self._carried and self._connection.seconds_unanswered > FORSAKEN_SECONDS
+        if is_useless or not self._work_directory.exists():
+            log.warning("the server is gone; this runner ends")
+            self.stop()
+
+    def _free_slots(self) -> int:
+        if len(self._carried) >= MAX_CARRIED_PER_SLOT * self._slots:
+            return 0
+        return max(0, self._slots - sum(attempt.holds_slot for attempt in self._carried.values()))
 
     def _free_cpus_milli(self) -> int:
-        used = sum(attempt.assignment.cpus_milli for attempt in self._carried.values())
+        used = sum(attempt.assignment.cpus_milli for attempt in self._carried.values() if attempt.holds_slot)
         return max(0, self._slots * 1000 - used)
+
+
+def _size_bytes(finished: Finished) -> int:
+    return sum(len(blob) for blob in finished.blobs)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import mimetypes
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rgrid_server.domain.filenames import why_not_a_name
 
 IGNORED_DIRECTORIES = frozenset({"__pycache__"})
+IGNORED_SUFFIXES = (".pyc",)
 HASH_CHUNK_BYTES = 1024 * 1024
 MAX_NOTED = 100
 
@@ -39,6 +43,13 @@ class Found:
     passed_over: list[str] = field(default_factory=list)
 
 
+class _Known(NamedTuple):
+    """A file as it was laid out."""
+
+    fingerprint: tuple[int, int, int]
+    sha256: str
+
+
 class OutputLimit(Exception):
     """A script left more than is allowed; nothing of it is taken."""
 
@@ -51,7 +62,7 @@ class Workspace:
         self.work = root / "work"
         self.home = root / "home"
         self.tmp = root / "tmp"
-        self._known: dict[str, tuple[int, int, int]] = {}
+        self._known: dict[str, _Known] = {}
 
     def create(self) -> None:
         """Make it, empty and private."""
@@ -59,26 +70,28 @@ class Workspace:
         for directory in (self.work, self.home, self.tmp):
             directory.mkdir(parents=True, mode=0o700)
 
-    def put(self, name: str, source: Path | bytes) -> None:
-        """Lay out a file; one that stays as it is will be no output."""
+    def put(self, name: str, source: Path | bytes, *, sha256: str) -> None:
+        """Lay out a file; one whose bytes stay as they are will be no output."""
         problem = why_not_a_name(name)
         if problem is not None:
-            raise ValueError(f"the name {name!r} {problem}")
+            raise ValueError(f"the name {_shown(name)} {problem}")
         target = self.work / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(source, bytes):
             target.write_bytes(source)
         else:
             shutil.copyfile(source, target)
-        self._known[name] = _fingerprint(target.stat())
+        self._known[name] = _Known(_fingerprint(target.stat()), sha256)
 
     def find_outputs(self, globs: Sequence[str] | None, *, max_files: int, max_bytes: int) -> Found:
         """Every regular file that is new or changed, by name; nothing is followed out of the directory.
 
         Args:
-            globs: what to keep (``*`` matches ``/`` too); everything when None.
+            globs: what to keep (``*`` matches ``/`` too, a folder's name all that is in it); everything
+                when None.
             max_files: more than so many are refused.
-            max_bytes: more than so much together is refused, before any of it is read.
+            max_bytes: more than so much together is refused, before any of it is read; the size counts, not
+                what a sparse file takes on the disk.
 
         Raises:
             OutputLimit: more was left than is allowed.
@@ -86,11 +99,14 @@ class Workspace:
         passed_over: list[str] = []
         candidates: list[tuple[str, Path, os.stat_result]] = []
         total_bytes = 0
-        for name, path in _walk(self.work, "", passed_over):
-            status = self._regular(name, path, passed_over)
-            if status is None or self._known.get(name) == _fingerprint(status):
+        for name, path in _walk(self.work, passed_over):
+            if name.endswith(IGNORED_SUFFIXES) or (globs is not None and not _is_wanted(name, globs)):
                 continue
-            if globs is not None and not any(fnmatch.fnmatchcase(name, glob) for glob in globs):
+            status = self._regular(name, path, passed_over)
+            if status is None:
+                continue
+            known = self._known.get(name)
+            if known is not None and known.fingerprint == _fingerprint(status):
                 continue
             total_bytes += status.st_size
             candidates.append((name, path, status))
@@ -104,16 +120,25 @@ class Workspace:
                     f"the script left more than {max_bytes} bytes in files (at {name}); "
                     "write less, or name those to keep in outputs"
                 )
-        return Found([_found(*item) for item in sorted(candidates)], passed_over[:MAX_NOTED])
+        files = [_found(*item) for item in sorted(candidates, key=_by_name)]
+        return Found([item for item in files if not self._is_as_before(item)], passed_over[:MAX_NOTED])
 
     def remove(self) -> None:
-        """Remove it with everything in it."""
-        shutil.rmtree(self._root, onerror=_make_removable)
+        """Remove it with everything in it, however deep and whatever its rights."""
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(self._root, ignore_errors=True)
+        if self._root.exists():
+            for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+                subprocess.run([*command, "--", str(self._root)], check=False, stderr=subprocess.DEVNULL)
+
+    def _is_as_before(self, found: FoundFile) -> bool:
+        known = self._known.get(found.name)
+        return known is not None and known.sha256 == found.sha256
 
     def _regular(self, name: str, path: Path, passed_over: list[str]) -> os.stat_result | None:
         problem = why_not_a_name(name)
         if problem is not None:
-            passed_over.append(f"{name!r} {problem}")
+            passed_over.append(f"{_shown(name)} {problem}")
             return None
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
@@ -131,28 +156,52 @@ class Workspace:
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
+    if not os.access(path, os.R_OK):
+        path.chmod(0o600)
     with path.open("rb") as file:
         while chunk := file.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def _walk(directory: Path, prefix: str, passed_over: list[str]) -> list[tuple[str, Path]]:
-    found: list[tuple[str, Path]] = []
+def _walk(root: Path, passed_over: list[str]) -> Iterator[tuple[str, Path]]:
+    """Every name below a directory that is no directory itself; no link is followed."""
+    waiting = [("", root)]
+    while waiting:
+        prefix, directory = waiting.pop()
+        for entry in _entries(directory):
+            name = f"{prefix}{entry.name}"
+            if not entry.is_dir(follow_symlinks=False):
+                yield name, Path(entry.path)
+            elif entry.name in IGNORED_DIRECTORIES:
+                continue
+            elif (problem := why_not_a_name(name)) is not None:
+                passed_over.append(f"{_shown(name)} {problem}")
+            else:
+                waiting.append((f"{name}/", Path(entry.path)))
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
     try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        with os.scandir(directory) as entries:
+            return list(entries)
     except PermissionError:
         # the script took its own rights away; they are the runner's to give back
         directory.chmod(0o700)
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    for entry in entries:
-        name = f"{prefix}{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name not in IGNORED_DIRECTORIES:
-                found.extend(_walk(Path(entry.path), f"{name}/", passed_over))
-        else:
-            found.append((name, Path(entry.path)))
-    return found
+        with os.scandir(directory) as entries:
+            return list(entries)
+
+
+def _is_wanted(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) or name.startswith(f"{glob.rstrip('/')}/") for glob in globs)
+
+
+def _by_name(candidate: tuple[str, Path, os.stat_result]) -> str:
+    return candidate[0]
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 def _found(name: str, path: Path, status: os.stat_result) -> FoundFile:
@@ -168,17 +217,5 @@ def _found(name: str, path: Path, status: os.stat_result) -> FoundFile:
 
 
 def _fingerprint(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _make_removable(function: object, path: str, error: object) -> None:
-    del function, error
-    try:
-        os.chmod(os.path.dirname(path), 0o700)  # noqa: PTH101, PTH120 - rmtree speaks in texts
-        if os.path.islink(path) or not os.path.isdir(path):  # noqa: PTH112, PTH114
-            os.unlink(path)  # noqa: PTH108
-        else:
-            os.chmod(path, 0o700)  # noqa: PTH101
-            shutil.rmtree(path, ignore_errors=True)
-    except FileNotFoundError:
-        return
+    # the change time, unlike the modification time, is not a program's to set
+    return status.st_size, status.st_ctime_ns, status.st_ino

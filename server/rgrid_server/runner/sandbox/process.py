@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +24,13 @@ from typing import Any
 
 from rgrid_server.runner.sandbox import supervisor
 from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, SandboxFailure
+
+log = logging.getLogger(__name__)
+
+END_SECONDS = 10.0
+
+_starting = threading.Lock()
+"""Between its fork and its exec a supervisor looks like an orphan."""
 
 
 class ProcessSandbox:
@@ -31,6 +41,14 @@ class ProcessSandbox:
     def __init__(self) -> None:
         self._idle: deque[_Supervisor] = deque()
         self._all: set[_Supervisor] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def prepare(self, commands: int) -> None:
+        """Start supervisors for so many commands."""
+        missing = max(0, commands - len(self._idle))
+        fresh = await asyncio.gather(*(asyncio.to_thread(_Supervisor) for _ in range(missing)))
+        self._all.update(fresh)
+        self._idle.extend(fresh)
 
     async def start(self, command: Command, stdout_fd: int, stderr_fd: int) -> Running:
         """Give a command to a supervisor that is free, or to a new one."""
@@ -38,39 +56,41 @@ class ProcessSandbox:
             free = self._idle.popleft()
             if free.is_alive():
                 break
-            self._forget(free)
+            self.lose(free)
         else:
             free = await asyncio.to_thread(_Supervisor)
             self._all.add(free)
         try:
             await free.send({"run": _wire(command)}, [stdout_fd, stderr_fd])
-        except OSError as error:
-            self._forget(free)
-            raise SandboxFailure(f"the supervisor does not listen: {error}") from error
+        except BaseException as error:
+            self.lose(free)
+            if isinstance(error, OSError):
+                raise SandboxFailure(f"the supervisor does not listen: {error}") from error
+            raise
         return _RunningProcess(self, free)
 
     async def close(self) -> None:
         """End every supervisor, and with it what it holds."""
-        for one in self._all:
-            one.close()
-        for one in self._all:
-            await asyncio.to_thread(one.wait)
-        self._all.clear()
+        for one in list(self._all):
+            self.lose(one)
         self._idle.clear()
+        await asyncio.gather(*self._ending)
 
     def give_back(self, free: _Supervisor) -> None:
         """A supervisor has answered and can take another command."""
         self._idle.append(free)
 
-    def _forget(self, lost: _Supervisor) -> None:
+    def lose(self, lost: _Supervisor) -> None:
+        """Let go of a supervisor: it ends with what it held, or what it left ends here."""
         self._all.discard(lost)
         lost.close()
-        lost.wait()
-        _kill_orphans({one.pid for one in self._all})
+        ending = asyncio.create_task(self._end(lost))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
-    def lose(self, lost: _Supervisor) -> None:
-        """A supervisor ended by itself: what it held is ours now, and ends."""
-        self._forget(lost)
+    async def _end(self, lost: _Supervisor) -> None:
+        if await asyncio.to_thread(lost.wait) != 0:
+            await asyncio.to_thread(_kill_orphans)
 
 
 class _RunningProcess:
@@ -83,7 +103,13 @@ class _RunningProcess:
 
     async def wait(self) -> Exit:
         """Wait for the supervisor's answer."""
-        answer = await self._supervisor.receive()
+        try:
+            answer = await self._supervisor.receive()
+        except BaseException:
+            # nobody waits for the answer any more, so this supervisor cannot be given another command
+            self._answered = True
+            self._sandbox.lose(self._supervisor)
+            raise
         self._answered = True
         if answer is None:
             self._sandbox.lose(self._supervisor)
@@ -94,15 +120,21 @@ class _RunningProcess:
         return Exit(
             ended=Ended(answer["ended"]),
             code=answer["code"],
+            was_signaled=answer["was_signaled"],
             duration_ms=answer["duration_ms"],
             cpu_ms=answer["cpu_ms"],
             peak_memory_mib=answer["peak_memory_mib"],
         )
 
     def cancel(self) -> None:
-        """Pass the wish on; a command that has ended does not mind."""
+        """Pass the wish on."""
         if not self._answered:
             self._supervisor.post({"cancel": True})
+
+    def kill(self) -> None:
+        """Pass the order on."""
+        if not self._answered:
+            self._supervisor.post({"kill": True})
 
 
 class _Supervisor:
@@ -113,21 +145,18 @@ class _Supervisor:
         ours.setblocking(False)
         script = Path(supervisor.__file__)
         # its own session: a terminal's Ctrl-C reaches the runner alone, which then decides
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, "-S", "-E", "-s", str(script)],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=None,
-            env={"PATH": os.environ.get("PATH", os.defpath)},
-            close_fds=True,
-            start_new_session=True,
-        )
+        with _starting:
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                [sys.executable, "-S", "-E", "-s", str(script)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=None,
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                close_fds=True,
+                start_new_session=True,
+            )
         theirs.close()
         self._socket = ours
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -165,12 +194,13 @@ class _Supervisor:
     def close(self) -> None:
         self._socket.close()
 
-    def wait(self) -> None:
+    def wait(self) -> int:
+        """Its exit code: 0 when it has ended all that it held."""
         try:
-            self._process.wait(timeout=10)
+            return self._process.wait(timeout=END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            return self._process.wait()
 
 
 def _wire(command: Command) -> dict[str, Any]:
@@ -181,21 +211,34 @@ def _wire(command: Command) -> dict[str, Any]:
         "timeout_ms": command.timeout_ms,
         "memory_mib": command.memory_mib,
         "grace_ms": command.grace_ms,
+        "max_file_bytes": command.max_file_bytes,
     }
 
 
-def _kill_orphans(supervisors: set[int]) -> None:
-    """End what a lost supervisor held: as a subreaper the runner has become its parent."""
-    for pid in supervisor.children_of(os.getpid()):
-        if pid not in supervisors and _leads_a_session(pid) and not _is_supervisor(pid):
-            supervisor.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+def _kill_orphans() -> None:
+    """End what a lost supervisor held, which a runner, as a subreaper, is the parent of now.
+
+    Every script has a session of its own, and so has what it started. The runner's other children are in the
+    runner's session, or are supervisors, which lead theirs.
+    """
+    if not supervisor.is_subreaper():
+        return
+    deadline = time.monotonic() + END_SECONDS
+    with _starting:
+        while orphans := [pid for pid in supervisor.children_of(os.getpid()) if _is_orphan(pid)]:
+            if time.monotonic() > deadline:
+                log.error("these processes of a lost supervisor cannot be ended: %s", orphans)
+                return
+            for pid in orphans:
+                supervisor.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.005)
 
 
-def _leads_a_session(pid: int) -> bool:
+def _is_orphan(pid: int) -> bool:
     try:
-        return os.getsid(pid) == pid
+        return os.getsid(pid) != os.getsid(0) and not _is_supervisor(pid)
     except ProcessLookupError:
         return False
 

@@ -5,7 +5,8 @@ becomes its child and is killed with the script. When the runner goes away, so d
 It imports little, so that forking it is cheap.
 
 It reads from the socket on descriptor 0: ``{"run": …}`` with two descriptors beside it, or
-``{"cancel": true}``; and answers each run with one message. Messages are a 4-byte length and JSON.
+``{"cancel": true}``, or ``{"kill": true}``; and answers each run with one message. Messages are a 4-byte
+length and JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PR_GET_CHILD_SUBREAPER = 37
 PAGE_KIB = resource.getpagesize() // 1024
 SAMPLE_SECONDS = 0.05
 FIRST_SAMPLE_SECONDS = 0.01
@@ -45,7 +47,7 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 def main() -> None:
     """Serve runs until the socket ends."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    become_subreaper()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # these are the runner's to act on; it ends us by closing the socket
         signal.signal(number, signal.SIG_IGN)
@@ -240,6 +242,18 @@ def _limit(what: int, most: int) -> None:
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
     resource.setrlimit(what, (most, most))
+
+
+def become_subreaper() -> None:
+    """From now on what loses its parent below this process becomes its child."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def is_subreaper() -> bool:
+    """Whether this process is one."""
+    answer = ctypes.c_int(0)
+    _prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0)
+    return bool(answer.value)
 
 
 def descendants() -> list[int]:
