@@ -48,7 +48,7 @@ REMOVED_PREFIX = "removed-"
 _SCRIPT_BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
 # pip's options that read another file; paths of the runner's machine are none of a script's business
-_OTHER_FILE = re.compile(r"(?m)^[ \t]*(?:-[rce]|--(?:requirement|constraint|editable))(?![a-z-]).*$")
+_OTHER_FILE = re.compile(r"(?m)^[ \t]*(?:-[rce]|--(?:requirement|constraint|editable)(?![a-z-])).*$")
 
 _INVALID = ("couldn't parse", "failed to parse", "expected ", "unsupported requirement", "invalid ")
 _OFFLINE = (
@@ -214,15 +214,16 @@ class Environments:
     async def _make_room(self, newest: str) -> None:
         """Remove those that were not used for longest, as far as all together are too large."""
         sizes = await asyncio.to_thread(_sizes_by_age, self._directory)
-        total = 0
+        total_bytes = sum(size_bytes for _, size_bytes in sizes)
         for key, size_bytes in sizes:
-            total += size_bytes
+            if total_bytes <= self._max_bytes:
+                return
             # asked and moved away in one step of the event loop: nobody can begin to use it in between
-            if total > self._max_bytes and key != newest and not self._in_use[key]:
+            if key != newest and not self._in_use[key]:
                 removed = self._directory / f"{REMOVED_PREFIX}{key}"
                 with contextlib.suppress(OSError):
                     (self._directory / key).rename(removed)
-                    total -= size_bytes
+                    total_bytes -= size_bytes
                 await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True)
 
 
@@ -341,7 +342,7 @@ def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _sizes_by_age(directory: Path) -> list[tuple[str, int]]:
-    """Keys and sizes of the environments that are ready, the last used first."""
+    """Keys and sizes of the environments that are ready, the longest unused first."""
     found: list[tuple[float, str, int]] = []
     for mark in directory.glob(f"[0-9a-f]*/{READY_FILE}"):
         try:
@@ -349,7 +350,7 @@ def _sizes_by_age(directory: Path) -> list[tuple[str, int]]:
             found.append((mark.stat().st_mtime, mark.parent.name, size_bytes))
         except (OSError, ValueError, KeyError):
             continue
-    return [(key, size_bytes) for _, key, size_bytes in sorted(found, reverse=True)]
+    return [(key, size_bytes) for _, key, size_bytes in sorted(found)]
 
 
 def _size_bytes(directory: Path) -> int:

@@ -1,0 +1,272 @@
+"""Environments as uv really builds them, from a package index that is a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rgrid_server.domain.attempts import Specification
+from rgrid_server.runner import environments as module
+from rgrid_server.runner.environments import Environment, EnvironmentFault, Environments, Rejected
+from rgrid_server.runner.interpreters import Interpreter
+
+RUNTIME = f"python:{sys.version_info[0]}.{sys.version_info[1]}"
+OWN = Interpreter(".".join(str(part) for part in sys.version_info[:3]), sys._base_executable)
+
+WHEEL = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+class Index:
+    """A package index on the disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = root.as_uri()
+
+    def add(self, name: str, version: str, *, requires: str | None = None, size_bytes: int = 0) -> None:
+        """Publish a package with one module, which knows its version."""
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        metadata += f"Requires-Dist: {requires}\n" if requires else ""
+        files = {
+            f"{name}/__init__.py": f"VERSION = {version!r}\n".encode() + b"#" * size_bytes,
+            f"{name}-{version}.dist-info/METADATA": metadata.encode(),
+            f"{name}-{version}.dist-info/WHEEL": WHEEL,
+        }
+        rows = [f"{path},sha256={_wheel_hash(data)},{len(data)}" for path, data in files.items()]
+        files[f"{name}-{version}.dist-info/RECORD"] = "\n".join([*rows, ""]).encode()
+        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            for path, data in files.items():
+                wheel.writestr(path, data)
+        links = [f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in sorted(folder.glob("*.whl"))]
+        (folder / "index.html").write_text(f"<html><body>{''.join(links)}</body></html>")
+
+
+def _wheel_hash(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
+    made = Index(tmp_path / "index")
+    made.root.mkdir()
+    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {made.url}\n")
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    return made
+
+
+@pytest.fixture
+def make(tmp_path: Path, index: Index) -> Callable[..., Environments]:
+    del index
+    return lambda **options: Environments(tmp_path / "environments", {RUNTIME: OWN}, **options)
+
+
+def wanted(requirements: str | None) -> Specification:
+    return Specification("pass", "script.py", RUNTIME, requirements)
+
+
+async def use(environments: Environments, requirements: str | None) -> Environment:
+    async with environments.use(wanted(requirements)) as environment:
+        return environment
+
+
+def asked(environment: Environment, code: str) -> str:
+    return subprocess.run(
+        [environment.python, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The uv commands that are run, in order."""
+    commands: list[str] = []
+    real = module._uv
+
+    async def noted(*arguments: str, directory: Path) -> str:
+        commands.append(" ".join(arguments[: 2 if arguments[0] == "pip" else 1]))
+        return await real(*arguments, directory=directory)
+
+    monkeypatch.setattr(module, "_uv", noted)
+    return commands
+
+
+def test_requirements_are_installed(make: Callable[..., Environments], index: Index) -> None:
+    index.add("inner", "1.5")
+    index.add("outer", "2.0", requires="inner>=1")
+    environment = asyncio.run(use(make(), "outer\n"))
+    assert asked(environment, "import inner, outer; print(inner.VERSION, outer.VERSION)") == "1.5 2.0"
+
+
+def test_without_requirements_there_is_the_standard_library_and_nothing_else(
+    make: Callable[..., Environments],
+) -> None:
+    environment = asyncio.run(use(make(), None))
+    assert asked(environment, "import importlib.metadata as m; print(list(m.distributions()))") == "[]"
+
+
+def test_a_hundred_who_ask_at_once_wait_for_one_build(
+    make: Callable[..., Environments], index: Index, built: list[str]
+) -> None:
+    index.add("demo", "1.0")
+
+    async def ask() -> set[Environment]:
+        environments = make()
+        return set(await asyncio.gather(*(use(environments, "demo") for _ in range(100))))
+
+    assert len(asyncio.run(ask())) == 1
+    assert built == ["pip compile", "venv", "pip install"]
+
+
+def test_different_texts_that_resolve_to_the_same_share_an_environment(
+    make: Callable[..., Environments], index: Index, built: list[str]
+) -> None:
+    index.add("demo", "1.0")
+
+    async def ask() -> tuple[Environment, Environment]:
+        environments = make()
+        return await use(environments, "demo"), await use(environments, "demo>=1\n# pinned\n")
+
+    first, second = asyncio.run(ask())
+    assert first == second
+    assert built.count("pip install") == 1
+
+
+def test_an_environment_is_found_again_by_the_next_runner(
+    make: Callable[..., Environments], index: Index, built: list[str]
+) -> None:
+    index.add("demo", "1.0")
+    asyncio.run(use(make(), "demo==1.0"))
+    asyncio.run(use(make(), "demo==1.0"))
+    assert built.count("venv") == 1
+
+
+def test_what_is_not_pinned_is_resolved_anew_after_a_while(
+    make: Callable[..., Environments], index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESOLUTION_LIFETIME_SECONDS", 0.0)
+
+    async def ask() -> tuple[Environment, Environment]:
+        environments = make()
+        index.add("demo", "1.0")
+        first = await use(environments, "demo")
+        index.add("demo", "1.1")
+        return first, await use(environments, "demo")
+
+    first, second = asyncio.run(ask())
+    assert asked(first, "import demo; print(demo.VERSION)") == "1.0"
+    assert asked(second, "import demo; print(demo.VERSION)") == "1.1"
+
+
+def test_an_older_resolution_is_used_while_the_index_is_away(
+    make: Callable[..., Environments], index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESOLUTION_LIFETIME_SECONDS", 0.0)
+    index.add("demo", "1.0")
+
+    async def ask() -> tuple[Environment, Environment]:
+        environments = make()
+        first = await use(environments, "demo")
+        monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+        monkeypatch.setenv("UV_CACHE_DIR", str(index.root.parent / "empty"))
+        monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+        return first, await use(environments, "demo")
+
+    first, second = asyncio.run(ask())
+    assert first == second
+
+
+def test_an_index_that_is_away_is_the_grids_fault(
+    make: Callable[..., Environments], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with pytest.raises(EnvironmentFault, match="could not be fetched"):
+        asyncio.run(use(make(), "demo"))
+
+
+@pytest.mark.parametrize(
+    ("requirements", "code", "why"),
+    [
+        ("nothing-of-this-name", "requirements_unresolvable", "nothing-of-this-name was not found"),
+        ("demo==9", "requirements_unresolvable", "no version of demo==9"),
+        ("demo==1.0\ndemo==1.1", "requirements_unresolvable", "unsatisfiable"),
+        ("demo ==== 1", "requirements_invalid", "`requirements.txt`"),
+        ("not a requirement", "requirements_invalid", "`requirements.txt`"),
+    ],
+)
+def test_requirements_that_cannot_be_met_are_rejected_with_the_reason(
+    make: Callable[..., Environments], index: Index, requirements: str, code: str, why: str
+) -> None:
+    index.add("demo", "1.0")
+    index.add("demo", "1.1")
+    with pytest.raises(Rejected, match=why) as rejected:
+        asyncio.run(use(make(), requirements))
+    assert rejected.value.code == code
+
+
+def test_a_build_that_was_cut_short_is_made_anew(
+    make: Callable[..., Environments], index: Index, tmp_path: Path
+) -> None:
+    index.add("demo", "1.0")
+    environment = asyncio.run(use(make(), "demo"))
+    (tmp_path / "environments" / environment.key / module.READY_FILE).unlink()
+    environment.python.unlink()
+    again = asyncio.run(use(make(), "demo"))
+    assert asked(again, "import demo; print(demo.VERSION)") == "1.0"
+
+
+def test_one_who_goes_away_does_not_end_the_build_of_the_others(
+    make: Callable[..., Environments], index: Index, built: list[str]
+) -> None:
+    index.add("demo", "1.0")
+
+    async def ask() -> Environment:
+        environments = make()
+        impatient = asyncio.create_task(use(environments, "demo"))
+        patient = asyncio.create_task(use(environments, "demo"))
+        while not built:
+            await asyncio.sleep(0)
+        impatient.cancel()
+        return await patient
+
+    assert asked(asyncio.run(ask()), "import demo; print(demo.VERSION)") == "1.0"
+    assert built.count("pip compile") == 1
+
+
+def test_the_longest_unused_make_room_and_those_in_use_stay(
+    make: Callable[..., Environments], index: Index, tmp_path: Path
+) -> None:
+    for name in ("used", "idle", "newest"):
+        index.add(name, "1.0", size_bytes=400_000)
+
+    async def fill() -> list[Environment]:
+        environments = make(max_bytes=1_000_000)
+        async with environments.use(wanted("used")) as used:
+            idle = await use(environments, "idle")
+            newest = await use(environments, "newest")
+            return [used, idle, newest]
+
+    used, idle, newest = asyncio.run(fill())
+    assert [one.python.exists() for one in (used, idle, newest)] == [True, False, True]
+    assert not list((tmp_path / "environments").glob("removed-*"))
+
+
+def test_nothing_of_a_resolution_is_left_behind(
+    make: Callable[..., Environments], index: Index, tmp_path: Path
+) -> None:
+    del index
+    with pytest.raises(Rejected):
+        asyncio.run(use(make(), "nothing-of-this-name"))
+    assert list((tmp_path / "environments").iterdir()) == []
