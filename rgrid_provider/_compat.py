@@ -1,0 +1,110 @@
+"""The only module that knows that there are two Airflow majors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowTaskTimeout,
+    BaseHook,
+    BaseOperator,
+    BaseOperatorLink,
+    BaseSensorOperator,
+    XCom,
+    conf,
+)
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+__all__ = [
+    "AIRFLOW_V_3_0_PLUS",
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowTaskTimeout",
+    "BaseHook",
+    "BaseOperator",
+    "BaseOperatorLink",
+    "BaseSensorOperator",
+    "BaseTrigger",
+    "TriggerEvent",
+    "XCom",
+    "base_url",
+    "conf",
+    "default_deferrable",
+    "is_still_this_try",
+    "was_deferred_task_killed",
+]
+
+log = logging.getLogger(__name__)
+
+CARRIED_STATES = frozenset({"running", "queued", "deferred", "scheduled"})
+"""A task instance in one of these was not ended by a user: its worker or triggerer is going away."""
+
+
+def base_url() -> str:
+    """Where Airflow's own pages are, without a slash at the end."""
+    section = "api" if AIRFLOW_V_3_0_PLUS else "webserver"
+    return str(conf.get(section, "base_url", fallback="") or "").rstrip("/")
+
+
+def default_deferrable() -> bool:
+    """Whether operators defer where the DAG does not say."""
+    return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+
+
+def is_still_this_try(task_instance: Any) -> bool:
+    """Whether Airflow still wants a task to run: then a SIGTERM means that its worker stops.
+
+    Where Airflow cannot be asked the answer is yes, since what is left running can be attached to or
+    canceled, and what is canceled wrongly is lost.
+    """
+    try:
+        state = _task_state(task_instance)
+    except Exception:
+        log.warning(
+            "Airflow does not tell the state of this task; its execution is left running", exc_info=True
+        )
+        return True
+    return state in CARRIED_STATES
+
+
+async def was_deferred_task_killed(trigger: Any) -> bool:
+    """Whether a trigger was canceled because its task was ended, on the major that has no on_kill for that."""
+    if AIRFLOW_V_3_0_PLUS:
+        # 3.3 calls on_kill by itself; before it nobody can tell
+        return False
+    task_instance = getattr(trigger, "task_instance", None)
+    if task_instance is None:
+        return False
+    return not await asyncio.to_thread(is_still_this_try, task_instance)
+
+
+def _task_state(task_instance: Any) -> str | None:
+    if not AIRFLOW_V_3_0_PLUS:
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            state = (
+                session.query(TaskInstance.state)
+                .filter(
+                    TaskInstance.dag_id == task_instance.dag_id,
+                    TaskInstance.task_id == task_instance.task_id,
+                    TaskInstance.run_id == task_instance.run_id,
+                    TaskInstance.map_index == task_instance.map_index,
+                )
+                .scalar()
+            )
+        return None if state is None else str(state)
+    states = task_instance.get_task_states(
+        dag_id=task_instance.dag_id,
+        task_ids=[task_instance.task_id],
+        run_ids=[task_instance.run_id],
+        map_index=task_instance.map_index,
+    )
+    found = [state for of_run in states.values() for state in of_run.values()]
+    return str(getattr(found[0], "value", found[0])) if found else None

@@ -1,0 +1,40 @@
+"""Who a piece of work belongs to, and the name under which it is done once: from a task's context."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+MAX_RUN_KEY_CHARS = 400
+
+
+def run_key(task_instance: Any) -> str:
+    """The same for every try of a task, so that a new try finds what an earlier one submitted."""
+    parts = (
+        task_instance.dag_id,
+        task_instance.run_id,
+        task_instance.task_id,
+        str(getattr(task_instance, "map_index", -1)),
+    )
+    key = "airflow/" + "/".join(part.replace("/", "%2F") for part in parts)
+    if len(key) > MAX_RUN_KEY_CHARS or not key.isprintable():
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        key = f"airflow/{digest}"
+    return key
+
+
+def attribution(context: Mapping[str, Any]) -> dict[str, Any]:
+    """DAG, run, task, try, map index, owner and tags; the operators set them, not the user."""
+    task_instance = context["ti"]
+    task = context.get("task") or task_instance.task
+    tags = sorted(getattr(task.dag, "tags", None) or ()) if getattr(task, "dag", None) is not None else []
+    return {
+        "dag_id": task_instance.dag_id,
+        "run_id": task_instance.run_id,
+        "task_id": task_instance.task_id,
+        "try_number": task_instance.try_number,
+        "map_index": getattr(task_instance, "map_index", -1),
+        "owner": task.owner,
+        "dag_tags": ",".join(str(tag) for tag in tags),
+    }

@@ -1,0 +1,1 @@
+"""RGrid's hooks for Airflow."""

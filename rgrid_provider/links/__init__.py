@@ -1,0 +1,1 @@
+"""RGrid's links for Airflow."""

@@ -1,0 +1,1 @@
+"""RGrid's operators for Airflow."""

@@ -1,0 +1,1 @@
+"""RGrid's sensors for Airflow."""

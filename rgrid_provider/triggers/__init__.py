@@ -1,0 +1,1 @@
+"""RGrid's triggers for Airflow."""

@@ -1,0 +1,123 @@
+"""Triggers: waiting for an execution or a batch without a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from rgrid import calls
+from rgrid.aio import AsyncClient
+from rgrid.exceptions import RGridError
+from rgrid_provider._compat import BaseTrigger, TriggerEvent, was_deferred_task_killed
+from rgrid_provider.hooks.rgrid import RGridAsyncHook
+from rgrid_provider.tasklog import TaskLog
+
+
+class _GridTrigger(BaseTrigger):
+    """What both triggers share: a client for as long as they wait, and the end that a user brings."""
+
+    def __init__(self, rgrid_conn_id: str, poll_interval: float = 30.0) -> None:
+        super().__init__()
+        self.rgrid_conn_id = rgrid_conn_id
+        self.poll_interval = poll_interval
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait for the end, and say so once."""
+        client = await RGridAsyncHook(self.rgrid_conn_id).get_async_client()
+        try:
+            try:
+                event = await self._wait(client)
+            except RGridError as error:
+                event = self._told(error=str(error))
+            yield TriggerEvent(event)
+        except asyncio.CancelledError:
+            if await was_deferred_task_killed(self):
+                await self._cancel(client)
+            raise
+        finally:
+            await client.close()
+
+    async def on_kill(self) -> None:
+        """A user ended the deferred task: end its work (called by Airflow 3.3 and later)."""
+        client = await RGridAsyncHook(self.rgrid_conn_id).get_async_client()
+        try:
+            await self._cancel(client)
+        finally:
+            await client.close()
+
+    async def _wait(self, client: AsyncClient) -> dict[str, Any]:
+        raise TypeError("a trigger says what it waits for")
+
+    async def _cancel(self, client: AsyncClient) -> None:
+        raise TypeError("a trigger says what it ends")
+
+    def _told(self, **facts: Any) -> dict[str, Any]:
+        raise TypeError("a trigger says what its event is about")
+
+
+class RGridExecutionTrigger(_GridTrigger):
+    """Waits for an execution; its lines appear in the task's log as they are printed."""
+
+    def __init__(
+        self, rgrid_conn_id: str, execution_id: str, poll_interval: float = 30.0, follow_logs: bool = True
+    ) -> None:
+        super().__init__(rgrid_conn_id, poll_interval)
+        self.execution_id = execution_id
+        self.follow_logs = follow_logs
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """How a triggerer makes it anew."""
+        return (
+            "rgrid_provider.triggers.rgrid.RGridExecutionTrigger",
+            {
+                "rgrid_conn_id": self.rgrid_conn_id,
+                "execution_id": self.execution_id,
+                "poll_interval": self.poll_interval,
+                "follow_logs": self.follow_logs,
+            },
+        )
+
+    async def _wait(self, client: AsyncClient) -> dict[str, Any]:
+        if self.follow_logs:
+            task_log = TaskLog(self.log.info)
+            async for entry in client.logs(self.execution_id, follow=True):
+                task_log.add(entry)
+            task_log.end()
+        execution = await client.wait(self.execution_id)
+        return self._told(status=execution.status)
+
+    async def _cancel(self, client: AsyncClient) -> None:
+        await client.cancel(self.execution_id)
+
+    def _told(self, **facts: Any) -> dict[str, Any]:
+        return {"execution_id": self.execution_id, **facts}
+
+
+class RGridBatchTrigger(_GridTrigger):
+    """Waits for a batch."""
+
+    def __init__(self, rgrid_conn_id: str, batch_id: str, poll_interval: float = 30.0) -> None:
+        super().__init__(rgrid_conn_id, poll_interval)
+        self.batch_id = batch_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """How a triggerer makes it anew."""
+        return (
+            "rgrid_provider.triggers.rgrid.RGridBatchTrigger",
+            {
+                "rgrid_conn_id": self.rgrid_conn_id,
+                "batch_id": self.batch_id,
+                "poll_interval": self.poll_interval,
+            },
+        )
+
+    async def _wait(self, client: AsyncClient) -> dict[str, Any]:
+        batch = await client.wait_batch(self.batch_id)
+        return self._told(status=batch.status)
+
+    async def _cancel(self, client: AsyncClient) -> None:
+        await client.send(calls.cancel_batch(self.batch_id))
+
+    def _told(self, **facts: Any) -> dict[str, Any]:
+        return {"batch_id": self.batch_id, **facts}
