@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +98,8 @@ class RGridAsyncHook(RGridHook):
 
         from rgrid.transport.httpx import HttpxTransport
 
+        # one line a request would drown the script's own in the task's log
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         connection = await get_async_connection(self.rgrid_conn_id)
         settings = ConnectionSettings.from_connection(connection)
         return AsyncClient(transport=HttpxTransport(settings.server, verify=settings.verify))
