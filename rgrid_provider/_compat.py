@@ -73,7 +73,7 @@ def is_still_this_try(task_instance: Any) -> bool:
 
 
 async def was_deferred_task_killed(trigger: Any) -> bool:
-    """Whether a trigger was canceled because its task was ended, on the major that has no on_kill for that."""
+    """Whether a trigger was canceled because its task was ended, on the major without on_kill."""
     if AIRFLOW_V_3_0_PLUS:
         # 3.3 calls on_kill by itself; before it nobody can tell
         return False
