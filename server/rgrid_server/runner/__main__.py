@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from rgrid_server import __version__
+from rgrid_server.domain.attempts import Specification
 from rgrid_server.runner.carrier import Carrier
 from rgrid_server.runner.connection import Connection, Dismissed
-from rgrid_server.runner.environments import Environments
+from rgrid_server.runner.environments import EnvironmentFault, Environments, Rejected
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.interpreters import find_interpreters
 from rgrid_server.runner.leftovers import sweep
+from rgrid_server.runner.sandbox.base import Sandbox
 from rgrid_server.runner.sandbox.process import ProcessSandbox
 from rgrid_server.runner.sandbox.supervisor import become_subreaper
 from rgrid_server.runner.service import RunnerService
@@ -87,7 +89,6 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
     runner_id = _runner_id(home / "id", hostname)
     connection = Connection(url, key, runner_id, data_dir / "address")
     sandbox = ProcessSandbox()
-    await sandbox.prepare(slots)
     environments = Environments(home / "environments", interpreters)
     service = RunnerService(
         connection,
@@ -112,12 +113,26 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
+    warming = asyncio.create_task(_warm(sandbox, slots, environments))
     try:
         await service.run()
     finally:
+        warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
         await sandbox.close()
         await environments.close()
         await connection.close()
+
+
+async def _warm(sandbox: Sandbox, slots: int, environments: Environments) -> None:
+    """Make ready what the first script would have to wait for."""
+    await sandbox.prepare(slots)
+    own = Specification("", "script.py", f"python:{sys.version_info[0]}.{sys.version_info[1]}", None)
+    try:
+        async with environments.use(own):
+            pass
+    except (EnvironmentFault, Rejected) as error:
+        log.warning("no environment can be built: %s", error)
 
 
 def _runner_id(path: Path, hostname: str) -> str:

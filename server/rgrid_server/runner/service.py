@@ -242,9 +242,11 @@ class RunnerService:
     async def _send_logs(self) -> None:
         while True:
             await self._has_logs.wait()
+            if all(item.log.pending_bytes < MAX_CHUNK_BYTES for item in self._carried.values()):
+                # together with what comes in the meantime; a script that ends soon needs its report only
+                await asyncio.sleep(LOG_INTERVAL_SECONDS)
             self._has_logs.clear()
             await self._flush_logs(list(self._carried.values()))
-            await asyncio.sleep(LOG_INTERVAL_SECONDS)
 
     async def _flush_logs(self, attempts: list[Attempt]) -> None:
         async with self._sending_logs:
