@@ -94,6 +94,8 @@ class AirflowHome:
     def migrate(self) -> AirflowHome:
         """Make the database."""
         self.airflow("db", "migrate")
+        if self.is_fab:
+            self.airflow("sync-perm")
         return self
 
     def airflow(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
