@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from rgrid_server.domain.attempts import OUTPUT_HEAD_CHARS, Outcome, Report, Stream
+from rgrid_server.runner.sandbox.supervisor import children_of
 from tests.integration.fake_server import PATIENCE_SECONDS, RUNNER_KEY, FakeServer, Id
 
 RUNTIME = f"python:{sys.version_info[0]}.{sys.version_info[1]}"
@@ -357,6 +358,17 @@ def test_a_script_may_close_its_streams(grid: Grid) -> None:
     assert (report.exit_code, grid.outputs(report)) == (0, {"out": b"x"})
 
 
+def test_an_input_that_is_a_file_and_a_folder_is_rejected(grid: Grid) -> None:
+    report = grid.run("pass", inputs={"a": b"1", "a/b": b"2"})
+    assert (report.outcome, report.error_code) == (Outcome.REJECTED, "inputs_conflict")
+
+
+def test_an_output_past_its_limit_does_not_hide_why_the_script_failed(grid: Grid) -> None:
+    report = grid.run("open('large', 'wb').write(b'x' * 100); raise SystemExit(3)", output_limit_bytes=10)
+    assert (report.exit_code, report.error_code) == (3, None)
+    assert "more than 10 bytes" in report.metadata["passed_over"][0]
+
+
 def test_a_runtime_that_is_not_there_is_rejected(grid: Grid) -> None:
     report = grid.run("pass", runtime="python:2.7")
     assert (report.outcome, report.error_code) == (Outcome.REJECTED, "runtime_unavailable")
@@ -602,14 +614,8 @@ def test_what_a_killed_runner_carried_ends_with_it(own: Grid) -> None:
 def test_what_was_left_is_swept_by_the_next_runner(own: Grid) -> None:
     identity = own.submit(STUBBORN, env_vars={"MARK": "swept"})
     own.until_printed(identity, b"daemon")
-    supervisors = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(own.runner.process.pid)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     # the supervisors first stopped, then killed: none of them can tidy up
-    pids = [int(pid) for pid in supervisors.stdout.split()]
+    pids = children_of(own.runner.process.pid)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     own.runner.process.kill()
