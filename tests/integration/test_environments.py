@@ -227,6 +227,14 @@ def test_a_build_that_was_cut_short_is_made_anew(
     assert asked(again, "import demo; print(demo.VERSION)") == "1.0"
 
 
+def test_an_environment_whose_interpreter_is_gone_is_made_anew(make: Callable[..., Environments]) -> None:
+    environment = asyncio.run(use(make(), None))
+    environment.python.unlink()
+    again = asyncio.run(use(make(), None))
+    assert again == environment
+    assert asked(again, "print('here')") == "here"
+
+
 def test_one_who_goes_away_does_not_end_the_build_of_the_others(
     make: Callable[..., Environments], index: Index, built: list[str]
 ) -> None:

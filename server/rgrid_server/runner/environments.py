@@ -186,7 +186,8 @@ class Environments:
         target = self._directory / key
         environment = Environment(key, target / "bin" / "python", interpreter.version)
         ready = target / READY_FILE
-        if ready.exists():
+        # the interpreter may have been removed from the machine since, and stand there again
+        if ready.exists() and environment.python.exists():
             ready.touch()
             return environment
         started = time.monotonic()
