@@ -126,7 +126,7 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
 
 async def _warm(sandbox: Sandbox, slots: int, environments: Environments) -> None:
     """Make ready what the first script would have to wait for."""
-    await sandbox.prepare(slots)
+    await sandbox.prepare(min(slots, os.cpu_count() or 1))
     own = Specification("", "script.py", f"python:{sys.version_info[0]}.{sys.version_info[1]}", None)
     try:
         async with environments.use(own):
