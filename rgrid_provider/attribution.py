@@ -28,7 +28,8 @@ def attribution(context: Mapping[str, Any]) -> dict[str, Any]:
     """DAG, run, task, try, map index, owner and tags; the operators set them, not the user."""
     task_instance = context["ti"]
     task = context.get("task") or task_instance.task
-    tags = sorted(getattr(task.dag, "tags", None) or ()) if getattr(task, "dag", None) is not None else []
+    dag = context.get("dag")
+    tags = sorted(getattr(dag, "tags", None) or ())
     return {
         "dag_id": task_instance.dag_id,
         "run_id": task_instance.run_id,

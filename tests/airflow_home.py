@@ -19,6 +19,17 @@ from tests.live import ROOT, LiveServer
 
 READY_SECONDS = 180.0
 
+ADD_ROLE = """
+import sys
+from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+
+name, pairs = sys.argv[1], sys.argv[2:]
+with get_application_builder() as builder:
+    role = builder.sm.add_role(name)
+    for action, resource in zip(pairs[::2], pairs[1::2]):
+        builder.sm.add_permission_to_role(role, builder.sm.create_permission(action, resource))
+"""
+
 
 class AirflowHome:
     """A home with a migrated database, the example DAGs, and the connection to a server.
@@ -64,7 +75,7 @@ class AirflowHome:
             self.env |= {
                 "AIRFLOW__API__BASE_URL": self.url,
                 "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-                "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test-that-is-long-enough-for-hs512-signatures-x",
+                "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-this-test" * 4,
                 "AIRFLOW__API__SECRET_KEY": "a-secret-of-this-test",
                 "AIRFLOW__API__WORKERS": "1",
             }
@@ -107,6 +118,7 @@ class AirflowHome:
             capture_output=True,
             text=True,
             timeout=600,
+            check=False,
         )
         if check and done.returncode != 0:
             raise RuntimeError(f"airflow {' '.join(arguments)}: {done.stdout[-4000:]}\n{done.stderr[-4000:]}")
@@ -118,6 +130,13 @@ class AirflowHome:
             *["users", "create", "--username", name, "--password", name, "--role", role],
             *["--firstname", name, "--lastname", name, "--email", f"{name}@example.org"],
         )
+
+    def add_role(self, name: str, permissions: Sequence[tuple[str, str]]) -> None:
+        """Make a role of the FAB auth manager that may do (action, resource) pairs."""
+        script = self.home / "add_role.py"
+        script.write_text(ADD_ROLE)
+        pairs = [part for pair in permissions for part in pair]
+        subprocess.run([str(self.python), str(script), name, *pairs], env=self.env, cwd=self.home, check=True)
 
     def start(self, *names: str) -> AirflowHome:
         """Start components: ``web``, ``scheduler``, ``triggerer``, ``dag-processor``."""
@@ -187,11 +206,14 @@ class AirflowHome:
         while time.monotonic() < deadline:
             for process in self._processes:
                 if process.poll() is not None:
-                    raise RuntimeError(f"Airflow ended with code {process.returncode}:\n{self.log_of('web')[-4000:]}")
-            with contextlib.suppress(OSError, urllib.error.URLError):
-                with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
-                    if answer.status == 200:
-                        return
+                    told = self.log_of("web")[-4000:]
+                    raise RuntimeError(f"Airflow ended with code {process.returncode}:\n{told}")
+            with (
+                contextlib.suppress(OSError, urllib.error.URLError),
+                urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer,
+            ):
+                if answer.status == 200:
+                    return
             time.sleep(0.2)
         raise RuntimeError(f"Airflow's pages do not come up:\n{self.log_of('web')[-4000:]}")
 

@@ -76,8 +76,18 @@ class LiveServer:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         address = self.data_dir / "address"
         address.unlink(missing_ok=True)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RGRID_", "AIRFLOW"))}
-        command = [str(PYTHON), "-m", "rgrid_server", "--port", str(self._port), "--data-dir", str(self.data_dir)]
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RGRID_", "AIRFLOW"))
+        }
+        command = [
+            str(PYTHON),
+            "-m",
+            "rgrid_server",
+            "--port",
+            str(self._port),
+            "--data-dir",
+            str(self.data_dir),
+        ]
         with (self.data_dir / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
                 command + self._options,

@@ -1,0 +1,56 @@
+"""Tests that run inside each of the two Airflow environments; Airflow's home is set before it is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="rgrid-airflow-"))
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
+
+from tests.live import LiveServer
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[LiveServer]:
+    """A real server, which the connection ``rgrid_default`` names."""
+    with LiveServer(options=["--slots", "4"]) as server:
+        server.wait_for_runner()
+        os.environ["AIRFLOW_CONN_RGRID_DEFAULT"] = json.dumps(
+            {"conn_type": "rgrid", "host": server.url, "password": server.api_key}
+        )
+        yield server
+
+
+class FakeTaskInstance(SimpleNamespace):
+    """As much of a task instance as operators use; what they push stands in ``xcoms``."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        self.xcoms[key] = value
+
+
+@pytest.fixture
+def context_of(server: LiveServer, request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+    """Makes the context of a try of an operator's task; each test has a run of its own."""
+
+    def make(operator: Any, try_number: int = 1) -> dict[str, Any]:
+        task_instance = FakeTaskInstance(
+            dag_id="tests",
+            run_id=request.node.nodeid,
+            task_id=operator.task_id,
+            map_index=-1,
+            try_number=try_number,
+            task=operator,
+            xcoms={},
+        )
+        return {"ti": task_instance, "task": operator}
+
+    return make

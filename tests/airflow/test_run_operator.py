@@ -1,0 +1,201 @@
+"""RGridRunOperator against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
+
+import rgrid_provider.operators.rgrid as operators
+import rgrid_provider.triggers.rgrid as triggers
+from rgrid_provider.hooks.rgrid import RGridHook
+from rgrid_provider.operators.rgrid import RGridRunOperator
+from rgrid_provider.tasklog import TaskLog
+
+ContextOf = Callable[..., dict[str, Any]]
+
+SLEEPER = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
+
+
+def run(script: str, **options: Any) -> RGridRunOperator:
+    """An operator of a task of this name."""
+    return RGridRunOperator(task_id="task", script=script, **{"deferrable": False, **options})
+
+
+def test_the_last_line_of_json_is_the_return_value(context_of: ContextOf) -> None:
+    operator = run("print('noise')\nprint('{\"rows\": 3}')")
+    assert operator.execute(context_of(operator)) == {"rows": 3}
+
+
+def test_a_last_line_that_is_no_json_is_returned_as_text(context_of: ContextOf) -> None:
+    operator = run("print('three rows')")
+    assert operator.execute(context_of(operator)) == "three rows"
+
+
+def test_id_cost_and_artifacts_are_pushed(context_of: ContextOf) -> None:
+    operator = run("open('out.txt', 'w').write('x' * 5)")
+    context = context_of(operator)
+    operator.execute(context)
+    xcoms = context["ti"].xcoms
+    assert xcoms["execution_id"].startswith("exec_")
+    assert isinstance(xcoms["cost_micros"], int)
+    assert [(item["filename"], item["size_bytes"]) for item in xcoms["artifacts"]] == [("out.txt", 5)]
+
+
+def test_lines_are_in_the_task_log_with_their_streams(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = collected(operators, monkeypatch)
+    operator = run("import sys\nprint('to out')\nprint('to err', file=sys.stderr)")
+    operator.execute(context_of(operator))
+    assert "[stdout] to out" in lines
+    assert "[stderr] to err" in lines
+
+
+def test_files_go_in_and_outputs_come_back(context_of: ContextOf, tmp_path: Path) -> None:
+    data = tmp_path / "numbers.txt"
+    data.write_text("1\n2\n3\n")
+    operator = run(
+        "total = sum(int(line) for line in open('numbers.txt'))\nopen('total.txt', 'w').write(str(total))",
+        input_files=[str(data)],
+        output_dir=str(tmp_path / "out"),
+    )
+    operator.execute(context_of(operator))
+    assert (tmp_path / "out" / "total.txt").read_text() == "6"
+
+
+def test_a_script_file_is_read_where_the_task_runs(context_of: ContextOf, tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text("import sys\nprint(sys.argv)")
+    operator = run(str(script), args=["a", "b.py"])
+    assert operator.execute(context_of(operator)) == "['job.py', 'a', 'b.py']"
+
+
+def test_dag_run_task_try_and_owner_are_attributed(context_of: ContextOf) -> None:
+    operator = run("print(1)", user_metadata={"team": "red", "dag_id": "a lie"}, owner="ann")
+    context = context_of(operator, try_number=2)
+    operator.execute(context)
+    metadata = RGridHook().client.get(context["ti"].xcoms["execution_id"]).user_metadata
+    assert metadata["dag_id"] == "tests"
+    assert metadata["task_id"] == "task"
+    assert metadata["try_number"] == 2
+    assert metadata["owner"] == "ann"
+    assert metadata["team"] == "red"
+
+
+def test_a_failed_script_fails_the_task_with_its_last_words(context_of: ContextOf) -> None:
+    operator = run("raise ValueError('no rows today')")
+    with pytest.raises(AirflowException, match="no rows today"):
+        operator.execute(context_of(operator))
+
+
+def test_what_can_never_work_fails_without_another_try(context_of: ContextOf) -> None:
+    operator = run("print(1)", timeout_seconds=0)
+    with pytest.raises(AirflowFailException, match="timeout_seconds is 0"):
+        operator.execute(context_of(operator))
+
+
+def test_a_missing_input_file_is_named(context_of: ContextOf) -> None:
+    operator = run("print(1)", input_files=["/no/such/file.csv"])
+    with pytest.raises(AirflowFailException, match=r"/no/such/file\.csv"):
+        operator.execute(context_of(operator))
+
+
+def test_the_next_try_attaches_to_what_a_lost_worker_has_submitted(context_of: ContextOf) -> None:
+    script = "import time\ntime.sleep(1)\nprint('once')"
+    lost = run(script)
+    submitted = lost._submit_once(context_of(lost))
+    again = run(script)
+    context = context_of(again, try_number=2)
+    assert again.execute(context) == "once"
+    assert context["ti"].xcoms["execution_id"] == submitted.execution_id
+
+
+def test_a_try_that_finds_a_failed_execution_submits_anew(context_of: ContextOf) -> None:
+    script = "raise SystemExit(3)"
+    lost = run(script)
+    failed = lost._submit_once(context_of(lost))
+    RGridHook().client.wait(failed.execution_id)
+    again = run(script)
+    context = context_of(again, try_number=2)
+    with pytest.raises(AirflowException, match="exit code 3"):
+        again.execute(context)
+    assert context["ti"].xcoms["execution_id"] != failed.execution_id
+
+
+def test_clearing_a_finished_task_runs_it_again(context_of: ContextOf) -> None:
+    first, second = run("print(1)"), run("print(1)")
+    one, two = context_of(first), context_of(second, try_number=2)
+    first.execute(one)
+    second.execute(two)
+    assert one["ti"].xcoms["execution_id"] != two["ti"].xcoms["execution_id"]
+
+
+def test_a_dag_that_changed_between_tries_cancels_the_older_work(context_of: ContextOf) -> None:
+    older = run(SLEEPER)
+    abandoned = older._submit_once(context_of(older))
+    newer = run("print('new')")
+    assert newer.execute(context_of(newer, try_number=2)) == "new"
+    assert RGridHook().client.get(abandoned.execution_id).status == "canceled"
+
+
+def test_not_waiting_returns_the_id_at_once(context_of: ContextOf) -> None:
+    operator = run(SLEEPER, wait_for_completion=False)
+    execution_id = operator.execute(context_of(operator))
+    assert not RGridHook().client.get(execution_id).is_terminal
+    RGridHook().client.cancel(execution_id)
+
+
+def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "is_still_this_try", lambda _ti: False)
+    operator = run(SLEEPER, wait_for_completion=False)
+    execution_id = operator.execute(context_of(operator))
+    operator.on_kill()
+    assert RGridHook().client.wait(execution_id, timeout_seconds=30).status == "canceled"
+
+
+def test_a_stopping_worker_leaves_the_execution_running(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "is_still_this_try", lambda _ti: True)
+    operator = run(SLEEPER, wait_for_completion=False)
+    execution_id = operator.execute(context_of(operator))
+    operator.on_kill()
+    execution = RGridHook().client.get(execution_id)
+    assert execution.cancel_requested_at is None
+    RGridHook().client.cancel(execution_id)
+
+
+def test_a_deferred_task_resumes_with_its_result(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = collected(triggers, monkeypatch)
+    operator = run("import time\ntime.sleep(0.5)\nprint('line')\nprint(7)", deferrable=True)
+    context = context_of(operator)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    path, arguments = deferred.value.trigger.serialize()
+    assert path == "rgrid_provider.triggers.rgrid.RGridExecutionTrigger"
+    trigger = type(deferred.value.trigger)(**arguments)
+
+    async def wait() -> Any:
+        return [event async for event in trigger.run()]
+
+    (event,) = asyncio.run(wait())
+    assert "[stdout] line" in lines
+    assert operator.execute_complete(context, event.payload) == 7
+
+
+def collected(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that a module's task logs write."""
+    lines: list[str] = []
+
+    def task_log(_write: Any) -> TaskLog:
+        return TaskLog(lambda text, *values: lines.append(text % values))
+
+    monkeypatch.setattr(module, "TaskLog", task_log)
+    return lines
