@@ -1,4 +1,4 @@
-"""Check the documentation: every link to a file or a heading leads there, and every dependency has its reason."""
+"""Check the documentation: links lead to files and headings, and every dependency has its reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ NAME = re.compile(r"^[A-Za-z0-9_.-]+")
 
 def main() -> int:
     """Check everything; prints what is wrong, and returns the exit code."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("dags/**/*.md")]
+    places = ("*.md", "docs/**/*.md", "benchmarks/*.md", "dags/**/*.md")
+    pages = [page for place in places for page in ROOT.glob(place)]
     problems = [problem for page in pages for problem in broken_links(page)] + missing_reasons()
     for problem in problems:
         print(problem)

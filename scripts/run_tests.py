@@ -1,7 +1,7 @@
 """Run every test in the environment that it belongs to, and sum them up in the last line.
 
-The main environment's tests and Airflow's run beside each other. Under RGRID_TEST_REQUIRE=all a skipped test is a
-failure.
+The main environment's tests and Airflow's run beside each other. Under RGRID_TEST_REQUIRE=all a skipped
+test is a failure.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from rgrid.cli.connect import connect, parse_pairs
 _HELP = """Run SCRIPT with ARGS on the grid.
 
 Arguments that name existing files are carried along, the script's output appears here as if it ran
-here, and the files that it makes are in this directory afterwards. A requirements.txt beside the script, or
-dependencies in its PEP 723 block, are installed for it.
+here, and the files that it makes are in this directory afterwards. A requirements.txt beside the
+script, or dependencies in its PEP 723 block, are installed for it.
 
 RGrid's own options may stand anywhere; those that it does not know go to the script, and so does all after --.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.auth.managers.models.resource_details import DagDetails
-from airflow.www.auth import has_access_dag
+from airflow.www.auth import has_access_view
 from airflow.www.extensions.init_auth_manager import get_auth_manager
 from flask import Response, request, url_for
 from flask_appbuilder import BaseView, expose
@@ -21,19 +21,19 @@ class RGridCostView(BaseView):
     default_view = "cost"
 
     @expose("/")
-    @has_access_dag("GET")
+    @has_access_view()
     def cost(self) -> Response:
         """Spend."""
         return _html(pages.cost_page(_visitor(), request.args.to_dict(), _root()))
 
     @expose("/executions/<string:execution_id>")
-    @has_access_dag("GET")
+    @has_access_view()
     def execution(self, execution_id: str) -> Response:
         """One execution."""
         return _html(pages.execution_page(_visitor(), execution_id, _root()))
 
     @expose("/batches/<string:batch_id>")
-    @has_access_dag("GET")
+    @has_access_view()
     def batch(self, batch_id: str) -> Response:
         """One batch."""
         return _html(pages.batch_page(_visitor(), batch_id, _root()))
@@ -42,7 +42,9 @@ class RGridCostView(BaseView):
 def _visitor() -> pages.Visitor:
     manager = get_auth_manager()
     return pages.Visitor(
-        may_read=lambda dag_id: manager.is_authorized_dag(method="GET", details=DagDetails(id=dag_id)),
+        may_read=lambda dag_id: manager.is_authorized_dag(
+            method="GET", details=DagDetails(id=dag_id) if dag_id else None
+        ),
         connect=lambda: RGridHook().client,
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagDetails
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -31,11 +31,11 @@ async def _not_allowed(request: Request, error: HTTPException) -> Response:
 
 def _visitor(user: Annotated[Any, Depends(get_user)]) -> pages.Visitor:
     manager = get_auth_manager()
-    if not manager.is_authorized_dag(method="GET", user=user):
-        raise HTTPException(403, "you may read no DAG")
+    if not manager.is_authorized_view(access_view=AccessView.WEBSITE, user=user):
+        raise HTTPException(403, "you may not see Airflow's pages")
     return pages.Visitor(
         may_read=lambda dag_id: manager.is_authorized_dag(
-            method="GET", details=DagDetails(id=dag_id), user=user
+            method="GET", details=DagDetails(id=dag_id) if dag_id else None, user=user
         ),
         connect=lambda: RGridHook().client,
     )

@@ -43,7 +43,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who looks: which DAGs they may read, and how the server is reached for them."""
+    """Who looks: which DAGs they may read (all, for the empty name), and how the server is reached."""
 
     may_read: Callable[[str], bool]
     connect: Callable[[], Client]
@@ -122,8 +122,7 @@ _templates.filters["duration"] = duration
 
 
 def _may_see(visitor: Visitor, user_metadata: dict[str, Any]) -> bool:
-    dag_id = user_metadata.get("dag_id")
-    return not dag_id or visitor.may_read(str(dag_id))
+    return visitor.may_read(str(user_metadata.get("dag_id") or ""))
 
 
 def _problem(error: Exception, root: str) -> Page:

@@ -89,15 +89,16 @@ def build_statement(breakdown: CostBreakdown, may_read: Callable[[str], bool]) -
 
     Args:
         breakdown: grouped by GROUP_BY.
-        may_read: whether the user may read a DAG. What they may not is left out of every sum: a total that
-            held it would tell what it cost. Runs outside of DAGs are nobody's secret within the tenant.
+        may_read: whether the user may read a DAG; for the empty name, whether they may read all DAGs, who
+            alone see what runs outside of any. What they may not see is left out of every sum: a total
+            that held it would tell what it cost.
     """
     known: dict[str, bool] = {}
     groups: list[CostGroup] = []
     for group in breakdown.groups:
         dag_id = group.key[1]
         if dag_id not in known:
-            known[dag_id] = not dag_id or may_read(dag_id)
+            known[dag_id] = may_read(dag_id)
         if known[dag_id]:
             groups.append(group)
     first = datetime.date.fromisoformat(breakdown.start_date)

@@ -132,7 +132,7 @@ async def _until_left(websocket: WebSocket) -> None:
 
 async def _refuse(websocket: WebSocket, message: str) -> None:
     await _send(websocket, {"type": "error", "message": message})
-    await websocket.close(code=1008, reason=message[:100])
+    await websocket.close(reason=message[:100])
 
 
 async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:

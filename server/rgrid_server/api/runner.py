@@ -47,7 +47,8 @@ async def claim(request: Request, body: ClaimBody) -> Response:
             free_cpus_milli=body.free_cpus_milli,
             free_slots=body.free_slots,
             wait_ms=body.wait_ms,
-        )
+        ),
+        request.is_disconnected,
     )
     return Json(
         {

@@ -95,11 +95,22 @@ def find_item_problems(submission: Submission, limits: Limits) -> list[Problem]:
             problems.append(Problem(("input_files",), f"the name {_shown(name)} {why}"))
         elif name == submission.script_name:
             problems.append(Problem(("input_files",), f"the name {_shown(name)} is the script's own"))
+    for name in submission.inputs:
+        for folder in _folders_of(name):
+            if folder in submission.inputs:
+                problems.append(
+                    Problem(("input_files",), f"{_shown(folder)} is a file, and the folder of {_shown(name)}")
+                )
     return problems + [
         Problem(("inputs", name), f"{_shown(sha256)} is not a SHA-256 in lower-case hex")
         for name, sha256 in submission.inputs.items()
         if sha256 is not None and not is_sha256(sha256)
     ]
+
+
+def _folders_of(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def is_sha256(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -94,8 +94,12 @@ class Leases:
 
         self._wake(await self._database.write(put))
 
-    async def claim(self, request: ClaimRequest) -> Claimed:
+    async def claim(self, request: ClaimRequest, is_gone: Callable[[], Awaitable[bool]]) -> Claimed:
         """Attempts for a runner, at once when there are any, else within its ``wait_ms``.
+
+        Args:
+            request: the runner's offer.
+            is_gone: whether nobody waits for the answer any more; then nothing is claimed.
 
         Raises:
             Conflict: ``not_registered``.
@@ -104,6 +108,8 @@ class Leases:
         deadline = loop.time() + request.wait_ms / 1000
         with self._wakeups.watch(WORK, runner_topic(request.runner_id)) as watch:
             while True:
+                if await is_gone():
+                    return Claimed([], {}, [])
                 claimed = await self._claim_now(request)
                 if claimed.attempts or claimed.cancel or self.draining:
                     return claimed

@@ -1,0 +1,175 @@
+"""Rubbish: each has a clear error that names the thing, and nothing is left behind."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+import requests
+
+from tests.integration.conftest import Api
+from tests.live import LiveServer
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"script_content": "\\ud800"}', b'"x"']
+)
+def test_what_is_no_json_object_is_422(tenant: Api, body: bytes) -> None:
+    answer = tenant.call("POST", "/executions", data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert isinstance(answer.json()["detail"], list)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "said"),
+    [
+        ({"script_content": ""}, 422, "script is empty"),
+        ({"script_content": "  \n"}, 422, "script is empty"),
+        ({}, 422, "script_content"),
+        ({"script_content": 5}, 422, "script_content"),
+        ({"script_content": "#" * 5 * MEGABYTE}, 413, "at most 1048576"),
+        ({"script_content": "print(1)\0"}, 422, "NUL byte"),
+        ({"timeout_seconds": 0}, 422, "timeout_seconds is 0"),
+        ({"timeout_seconds": -1}, 422, "timeout_seconds is -1"),
+        ({"timeout_seconds": 10**9}, 422, "3600"),
+        ({"timeout_seconds": "soon"}, 422, "timeout_seconds"),
+        ({"runtime": "cobol:85"}, 422, "cobol:85"),
+        ({"runtime": "python:2.7"}, 422, "there is python:3"),
+        ({"runtime": "../../etc"}, 422, "there is python:3"),
+        ({"args": "not a list"}, 422, "args"),
+        ({"args": ["a\0b"]}, 422, "NUL"),
+        ({"env_vars": {"A=B": "c"}}, 422, "A=B"),
+        ({"env_vars": {"A": 5}}, 422, "env_vars"),
+        ({"input_files": ["../x"]}, 422, "'..'"),
+        ({"input_files": ["/etc/passwd"]}, 422, "absolute"),
+        ({"input_files": ["a\nb"]}, 422, "control character"),
+        ({"input_files": ["x" * 300]}, 422, "300 bytes"),
+        ({"input_files": [""]}, 422, "empty"),
+        ({"input_files": ["a", "a"]}, 422, "more than once"),
+        ({"input_files": ["a", "a/b"]}, 422, "folder"),
+        ({"input_files": ["script.py"]}, 422, "script's own"),
+        ({"cpus": 0}, 422, "cpus"),
+        ({"memory_mib": 1}, 422, "memory_mib"),
+        ({"priority": 1000}, 422, "priority"),
+        ({"inputs": {"a": "not a hash"}}, 422, "SHA-256"),
+        ({"cached_input_refs": {"a": "nowhere"}}, 422, "names no file"),
+        ({"user_metadata": {"a": "x" * 100_000}}, 422, "user_metadata"),
+        ({"run_key": ""}, 422, "run_key"),
+        ({"batch_id": "x" * 600}, 422, "batch_id"),
+    ],
+)
+def test_a_bad_submission_is_refused_with_its_reason(
+    tenant: Api, fields: dict[str, Any], status: int, said: str
+) -> None:
+    body = fields if fields == {} or "script_content" in fields else {"script_content": "print(1)", **fields}
+    answer = tenant.post("/executions", body)
+    assert answer.status_code == status, answer.text
+    assert said in answer.text
+    assert tenant.get("/executions").json() == []
+
+
+@pytest.mark.parametrize("name", ["ünï cödé.txt", "数据.csv", "a b/c d.txt", "-rf", "x" * 255])
+def test_unusual_names_of_files_are_kept(tenant: Api, name: str) -> None:
+    script = f"import os\nd = open({name!r}).read()\nos.remove({name!r})\nopen({name!r} , 'w').write(d + d)"
+    submitted = tenant.submit(script, input_files=[name])
+    requests.put(submitted["upload_urls"][name], data=b"ab", timeout=10).raise_for_status()
+    ended = tenant.wait(submitted["execution_id"])
+    assert ended["status"] == "completed", ended["stderr"]
+    assert requests.get(ended["download_urls"][name], timeout=10).content == b"abab"
+
+
+def test_a_syntax_error_is_in_the_scripts_stderr(tenant: Api) -> None:
+    ended = tenant.run("print('")
+    assert (ended["status"], ended["exit_code"]) == ("failed", 1)
+    assert "SyntaxError" in ended["stderr"]
+
+
+def test_a_script_in_latin_1_with_a_coding_line_runs(tenant: Api) -> None:
+    ended = tenant.run("# -*- coding: latin-1 -*-\nprint('caf\u00e9', len('caf\u00e9'))")
+    assert ended["stdout"] == "café 4\n"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "code", "said"),
+    [
+        ("no-such-package-of-rgrid==1", "requirements_unresolvable", "no-such-package-of-rgrid"),
+        ("this is === no requirement", "requirements_invalid", "===="[:3]),
+        ("packaging<20\npackaging>24", "requirements_unresolvable", "packaging"),
+    ],
+)
+def test_requirements_that_cannot_be_had_are_named(
+    tenant: Api, requirements: str, code: str, said: str
+) -> None:
+    ended = tenant.run("print(1)", requirements_content=requirements)
+    assert ended["status"] == "failed"
+    assert ended["error_code"] == code, ended["execution_error"]
+    assert said in ended["execution_error"]
+    assert ended["cost_micros"] == 0
+
+
+def test_an_upload_to_a_name_that_is_not_awaited_is_refused(tenant: Api) -> None:
+    execution = tenant.submit("print(1)", input_files=["a"])
+    url = execution["upload_urls"]["a"]
+    assert requests.put(url.replace("/a?", "/b?"), data=b"x", timeout=10).status_code == 403
+
+
+def test_an_upload_that_is_cut_short_leaves_nothing(tenant: Api, live_server: LiveServer) -> None:
+    execution = tenant.submit("print(len(open('a').read()))", input_files=["a"])
+    url = execution["upload_urls"]["a"]
+    host, port = live_server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        path = url.removeprefix(live_server.url)
+        raw.sendall(
+            f"PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n\r\n".encode() + b"x" * 9
+        )
+    still = tenant.get(f"/executions/{execution['execution_id']}").json()
+    assert set(still["upload_urls"]) == {"a"}
+    requests.put(url, data=b"whole", timeout=10).raise_for_status()
+    assert tenant.wait(execution["execution_id"])["stdout"] == "5\n"
+    assert list((live_server.data_dir / "blobs" / "incoming").iterdir()) == []
+
+
+def test_an_upload_twice_is_taken_once(tenant: Api) -> None:
+    execution = tenant.submit("print(open('a').read() + open('b').read())", input_files=["a", "b"])
+    a, b = execution["upload_urls"]["a"], execution["upload_urls"]["b"]
+    assert requests.put(a, data=b"first", timeout=10).status_code == 200
+    assert requests.put(a, data=b"second", timeout=10).status_code == 200
+    assert requests.put(b, data=b"!", timeout=10).status_code == 200
+    assert requests.put(b, data=b"!", timeout=10).status_code == 200
+    assert requests.put(b, data=b"other", timeout=10).status_code == 409
+    assert tenant.wait(execution["execution_id"])["stdout"] == "second!\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/batches", {"template": {"script_content": ""}, "items": [{}]}),
+        ("/batches", {"template": {"script_content": "1"}, "items": [{"args": ["\0"]}]}),
+        ("/batches", {"template": {"script_content": "1"}, "items": [{}], "parallelism": 0}),
+        ("/batches", {"items": []}),
+        ("/executions/lookup", {"ids": ["x"] * 1001}),
+        ("/blobs/missing", {"hashes": ["xyz"]}),
+        ("/blobs/missing", {"hashes": "a" * 64}),
+    ],
+)
+def test_other_bad_bodies_are_422(tenant: Api, path: str, body: object) -> None:
+    assert tenant.post(path, body).status_code == 422
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x", "status=done", "cursor=!!"])
+def test_bad_queries_are_422(tenant: Api, query: str) -> None:
+    assert tenant.get(f"/executions?{query}").status_code == 422
+
+
+def test_a_body_that_is_too_large_is_413(tenant: Api) -> None:
+    answer = tenant.post("/executions", {"script_content": "1", "user_metadata": {"a": "x" * 20 * MEGABYTE}})
+    assert answer.status_code == 413
+    assert answer.json()["detail"]["error"] == "body_too_large"
+
+
+def test_too_many_items_of_a_batch_are_413(tenant: Api) -> None:
+    body = {"template": {"script_content": "print(1)"}, "items": [{}] * 10_001}
+    assert tenant.post("/batches", body).status_code == 413

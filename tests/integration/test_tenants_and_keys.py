@@ -1,0 +1,211 @@
+"""Keys, scopes, and two tenants that never see each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from tests.integration.conftest import Api
+from tests.live import LiveServer
+
+CALLS: list[tuple[str, str]] = [
+    ("GET", "/executions"),
+    ("POST", "/executions"),
+    ("PUT", "/executions"),
+    ("GET", "/executions/x"),
+    ("POST", "/executions/x/retry"),
+    ("POST", "/executions/x/cancel"),
+    ("GET", "/executions/x/artifacts"),
+    ("GET", "/executions/x/logs"),
+    ("POST", "/artifacts/download-url"),
+    ("GET", "/batches/x/status"),
+    ("GET", "/batches/x/executions"),
+    ("POST", "/batches"),
+    ("GET", "/estimate?files=-1"),
+    ("GET", "/cost?since=rubbish"),
+    ("GET", "/cost/limit"),
+    ("PUT", "/cost/limit"),
+    ("DELETE", "/cost/limit"),
+    ("GET", "/input-cache/xyz"),
+    ("POST", "/input-cache"),
+    ("POST", "/blobs/missing"),
+    ("PUT", "/blobs/xyz"),
+    ("GET", "/runtimes"),
+    ("GET", "/limits"),
+    ("GET", "/admin/keys"),
+    ("POST", "/runner/claim"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_without_a_key_everything_is_401_before_anything_else(anonymous: Api, method: str, path: str) -> None:
+    assert anonymous.call(method, path, data=b"not json").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "key", ["sk_nobody", "nonsense", "sk_" + "x" * 5000, "sk_é".encode().decode("latin-1")]
+)
+def test_a_wrong_key_is_401(live_server: LiveServer, key: str) -> None:
+    assert Api(live_server.api, key).get("/executions").status_code == 401
+
+
+def test_an_unknown_path_is_404_without_a_key_too(anonymous: Api) -> None:
+    assert anonymous.get("/nothing/here").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("scopes", "method", "path"),
+    [
+        (["read"], "POST", "/executions"),
+        (["read"], "PUT", "/blobs/" + "a" * 64),
+        (["submit"], "GET", "/executions"),
+        (["submit", "read"], "GET", "/admin/keys"),
+        (["admin"], "POST", "/runner/claim"),
+        (["runner"], "GET", "/executions"),
+    ],
+)
+def test_a_key_without_the_scope_is_403(
+    api: Api, live_server: LiveServer, scopes: list[str], method: str, path: str
+) -> None:
+    key = api.post("/admin/keys", {"scopes": scopes}).json()["key"]
+    answer = Api(live_server.api, key).call(method, path)
+    assert answer.status_code == 403
+    assert answer.json()["detail"]["error"] == "scope_missing"
+
+
+def test_a_revoked_key_opens_nothing_at_once(api: Api, live_server: LiveServer) -> None:
+    issued = api.post("/admin/keys", {"scopes": ["read"]}).json()
+    mine = Api(live_server.api, issued["key"])
+    assert mine.get("/whoami").status_code == 200
+    api.call("DELETE", f"/admin/keys/{issued['key_id']}")
+    assert mine.get("/whoami").status_code == 401
+
+
+def test_a_rotated_key_overlaps_with_the_new_one(api: Api, live_server: LiveServer) -> None:
+    issued = api.post("/admin/keys", {"scopes": ["read"]}).json()
+    fresh = api.post(f"/admin/keys/{issued['key_id']}/rotate", {"overlap_seconds": 60}).json()
+    for key in (issued["key"], fresh["key"]):
+        assert Api(live_server.api, key).get("/whoami").status_code == 200
+    ended = api.post(f"/admin/keys/{fresh['key_id']}/rotate", {"overlap_seconds": 0}).json()
+    assert Api(live_server.api, fresh["key"]).get("/whoami").status_code == 401
+    assert Api(live_server.api, ended["key"]).get("/whoami").status_code == 200
+
+
+def test_keys_are_listed_by_prefix_and_never_whole(api: Api) -> None:
+    issued = api.post("/admin/keys", {"scopes": ["read"], "name": "for a list"}).json()
+    listed = api.get("/admin/keys").text
+    assert issued["key_prefix"] in listed
+    assert issued["key"] not in listed
+
+
+def test_no_key_stands_in_the_data_directory_in_clear(api: Api, live_server: LiveServer) -> None:
+    key = api.post("/admin/keys", {"scopes": ["read"]}).json()["key"].encode()
+    for path in live_server.data_dir.glob("rgrid.sqlite*"):
+        assert key not in path.read_bytes()
+        assert live_server.api_key.encode() not in path.read_bytes()
+
+
+@pytest.fixture
+def other(api: Api, live_server: LiveServer) -> Callable[[], Api]:
+    """Makes a second tenant."""
+
+    def make() -> Api:
+        import uuid
+
+        tenant_id = api.post("/admin/tenants", {"name": uuid.uuid4().hex}).json()["tenant_id"]
+        issued = api.post("/admin/keys", {"tenant_id": tenant_id, "scopes": ["submit", "read"]}).json()
+        return Api(live_server.api, issued["key"])
+
+    return make
+
+
+def test_another_tenants_things_are_not_found_anywhere(
+    tenant: Api, other: Callable[[], Api], live_server: LiveServer
+) -> None:
+    data = b"a secret of the first tenant"
+    digest = hashlib.sha256(data).hexdigest()
+    tenant.call("PUT", f"/blobs/{digest}", data=data)
+    mine = tenant.run("open('o', 'w').write('x')", inputs={"i": digest}, batch_id="shared-name")
+    execution_id = mine["execution_id"]
+    artifacts = tenant.get(f"/executions/{execution_id}/artifacts").json()
+    stranger = other()
+    for method, path in (
+        ("GET", f"/executions/{execution_id}"),
+        ("POST", f"/executions/{execution_id}/retry"),
+        ("POST", f"/executions/{execution_id}/cancel"),
+        ("POST", f"/executions/{execution_id}/acknowledge"),
+        ("GET", f"/executions/{execution_id}/artifacts"),
+        ("GET", f"/executions/{execution_id}/logs"),
+        ("GET", "/batches/shared-name"),
+        ("GET", "/batches/shared-name/status"),
+        ("GET", "/batches/shared-name/executions"),
+        ("POST", "/batches/shared-name/cancel"),
+        ("GET", f"/blobs/{digest}"),
+    ):
+        assert stranger.call(method, path).status_code == 404, path
+    for artifact in artifacts:
+        answer = stranger.post("/artifacts/download-url", {"s3_key": artifact["file_path"]})
+        assert answer.status_code == 404
+        body = {"script_content": "print(1)", "cached_input_refs": {"i": artifact["file_path"]}}
+        assert stranger.post("/executions", body).status_code == 422
+    assert stranger.get("/executions").json() == []
+    assert stranger.post("/executions/lookup", {"ids": [execution_id]}).json()["unknown"] == [execution_id]
+    assert stranger.post("/blobs/missing", {"hashes": [digest]}).json() == {"missing": [digest]}
+    assert stranger.post("/executions", {"script_content": "1", "inputs": {"i": digest}}).status_code == 422
+    assert stranger.get("/cost").json()["total_executions"] == 0
+    (message,) = read_socket(stranger, live_server, execution_id)
+    assert message["type"] == "error"
+    assert "log" not in str(message)
+
+
+def test_two_tenants_may_use_the_same_names(tenant: Api, other: Callable[[], Api]) -> None:
+    stranger = other()
+    keys = [one.submit("print(1)", run_key="same", batch_id="same") for one in (tenant, stranger)]
+    assert keys[0]["execution_id"] != keys[1]["execution_id"]
+    assert not keys[1]["attached"]
+
+
+@pytest.mark.parametrize("key", [None, "sk_wrong"])
+def test_a_websocket_without_a_good_key_is_refused_before_it_opens(
+    live_server: LiveServer, key: str | None
+) -> None:
+    address = live_server.api.replace("http://", "ws://") + "/ws/executions/exec_x/logs"
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with pytest.raises(InvalidStatus) as refused, connect(address, additional_headers=headers):
+        pass
+    assert refused.value.response.status_code == 401
+
+
+def test_a_browser_passes_its_key_as_a_subprotocol(tenant: Api, live_server: LiveServer) -> None:
+    ended = tenant.run("print('x')")
+    key = str(tenant.session.headers["Authorization"]).removeprefix("Bearer ")
+    address = live_server.api.replace("http://", "ws://") + f"/ws/executions/{ended['execution_id']}/logs"
+    protocols: Any = [f"rgrid.key.{key}"]
+    with connect(address, subprotocols=protocols) as socket:
+        assert json.loads(socket.recv())["message"] == "x"
+
+
+def test_a_signed_url_opens_nothing_else_and_cannot_be_changed(tenant: Api, anonymous: Api) -> None:
+    import requests
+
+    ended = tenant.run("open('a', 'w').write('A'); open('b', 'w').write('B')")
+    url = ended["download_urls"]["a"]
+    assert requests.get(url, timeout=10).text == "A"
+    assert requests.get(url.replace("/a?", "/b?"), timeout=10).status_code == 403
+    assert requests.put(url, data=b"x", timeout=10).status_code in {403, 405}
+    assert requests.get(url.replace("signature=", "signature=0"), timeout=10).status_code == 403
+    assert requests.get(url.split("?")[0], timeout=10).status_code == 403
+
+
+def read_socket(tenant: Api, live_server: LiveServer, execution_id: str) -> list[dict[str, Any]]:
+    """Every message until the server closes."""
+    address = live_server.api.replace("http://", "ws://") + f"/ws/executions/{execution_id}/logs"
+    header = {"Authorization": str(tenant.session.headers["Authorization"])}
+    with connect(address, additional_headers=header) as socket:
+        return [json.loads(message) for message in socket]
