@@ -16,7 +16,8 @@ Arguments that name existing files are carried along, the script's output appear
 here, and the files that it makes are in this directory afterwards. A requirements.txt beside the
 script, or dependencies in its PEP 723 block, are installed for it.
 
-RGrid's own options may stand anywhere; those that it does not know go to the script, and so does all after --.
+RGrid's own options may stand anywhere; those that it does not know go to the script, and so does all
+after --.
 
 With --batch the script runs once for every file that matches, each time with the file as its first argument
 (or in place of {} where an argument has it); outputs go to ./outputs/<file>/.

@@ -15,7 +15,7 @@ from rgrid_server.scheduler.leases import AttemptLimits
 class Settings(BaseSettings):
     """Read from arguments, then from the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="RGRID_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RGRID_", env_ignore_empty=True, extra="ignore")
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)

@@ -267,7 +267,8 @@ def test_cached_references_stand_in_for_uploads(tenant: Api) -> None:
 
 def test_a_websocket_sends_the_log_and_then_that_it_is_complete(tenant: Api, live_server: LiveServer) -> None:
     execution = tenant.submit(
-        "import sys, time\nprint('one', flush=True)\ntime.sleep(0.3)\nprint('two', file=sys.stderr)\nsys.exit(4)"
+        "import sys, time\nprint('one', flush=True)\ntime.sleep(0.3)\n"
+        "print('two', file=sys.stderr)\nsys.exit(4)"
     )
     messages = list(websocket(tenant, live_server, execution["execution_id"]))
     logs = [message for message in messages if message["type"] == "log"]
