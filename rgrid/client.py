@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
-from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rgrid import calls, config, files, models
+from rgrid import calls, config, models
 from rgrid.exceptions import NotFound, RateLimited, ServerError, TimedOut, TransportError
-from rgrid.submissions import execution_body
 from rgrid.transport.base import Server, Transport
-from rgrid.transport.stdlib import StdlibTransport
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from pathlib import Path
+    from types import TracebackType
+
+    from rgrid import files
 
 T = TypeVar("T")
 
@@ -45,6 +47,8 @@ class Client:
             found = config.resolve(api_url, api_key)
             if found.api_url is None:
                 raise config.no_server()
+            from rgrid.transport.stdlib import StdlibTransport
+
             transport = StdlibTransport(Server(found.api_url, found.api_key, timeout_seconds))
         self.transport = transport
 
@@ -66,6 +70,8 @@ class Client:
 
     def submit(self, script: str, **options: Any) -> models.Execution:
         """Submit a script's source; the options are those of :func:`rgrid.submissions.execution_body`."""
+        from rgrid.submissions import execution_body
+
         return self.send(calls.submit_execution(execution_body(script, **options)))
 
     def get(self, execution_id: str, wait_seconds: float = 0) -> models.Execution:
@@ -131,6 +137,10 @@ class Client:
         Raises:
             rgrid.exceptions.NotFound: it has no output of a name.
         """
+        from pathlib import Path
+
+        from rgrid import files
+
         outputs = [item for item in self.artifacts(execution_id) if item.artifact_type == "output"]
         if names is not None:
             there = {item.filename for item in outputs}
@@ -150,6 +160,8 @@ class Client:
             shown.on_end()
 
     def _download(self, artifact: models.Artifact, target: Path, shown: files.Progress) -> Path:
+        from rgrid import files
+
         attempt = 0
         while True:
             attempt += 1
@@ -189,6 +201,8 @@ class Client:
 
     def upload(self, paths: Mapping[str, Path], progress: files.Progress | None = None) -> dict[str, str]:
         """Upload what of some files the server lacks; returns the SHA-256 of each by its name."""
+        from rgrid import files
+
         hashes = {name: files.hash_file(path) for name, path in paths.items()}
         by_hash = {hashes[name]: path for name, path in paths.items()}
         if not by_hash:
@@ -296,6 +310,8 @@ class Client:
 
     def set_budget(self, monthly_limit_euros: Decimal | int | str) -> str:
         """Set the monthly limit; returns what the server says of it."""
+        from decimal import Decimal
+
         return self.send(calls.set_budget(format(Decimal(monthly_limit_euros), "f")))
 
     def remove_budget(self) -> str:

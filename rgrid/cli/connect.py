@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rgrid import config
-from rgrid.client import Client
-from rgrid.transport.base import Server
-from rgrid.transport.stdlib import StdlibTransport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rgrid.client import Client
 
 
 def connect(*, may_start: bool = False) -> Client:
@@ -19,6 +21,10 @@ def connect(*, may_start: bool = False) -> Client:
     Raises:
         rgrid.exceptions.ConfigurationError: no server is configured.
     """
+    from rgrid.client import Client
+    from rgrid.transport.base import Server
+    from rgrid.transport.plain import PlainTransport
+
     found = config.resolve()
     if found.api_url is None:
         from rgrid.cli import embedded
@@ -26,8 +32,8 @@ def connect(*, may_start: bool = False) -> Client:
         if not may_start and not embedded.has_data():
             raise config.no_server()
         url, key = embedded.ensure()
-        return Client(transport=StdlibTransport(Server(url, key)))
-    return Client(found.api_url, found.api_key)
+        return Client(transport=PlainTransport(Server(url, key)))
+    return Client(transport=PlainTransport(Server(found.api_url, found.api_key)))
 
 
 def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
@@ -54,6 +60,8 @@ def is_batch_id(identifier: str) -> bool:
 
 def relative_to_cwd(path: Path) -> str:
     """A path as a person in this directory would write it."""
+    from pathlib import Path
+
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import sys
-from decimal import Decimal, InvalidOperation
 
 import click
 
@@ -38,6 +36,8 @@ def command(
     if as_json:
         print_json(found)
     elif as_csv:
+        import csv
+
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*dimensions, "executions", "failed", "compute_time_seconds", "cost_micros"])
         for group in found.groups:
@@ -70,6 +70,8 @@ def command(
 @click.argument("amount")
 def set_limit(amount: str) -> None:
     """Set the limit."""
+    from decimal import Decimal, InvalidOperation
+
     try:
         euros_wanted = Decimal(amount.removeprefix("€"))
     except InvalidOperation:

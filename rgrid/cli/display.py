@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rgrid.models import Batch
-
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+    from rgrid.models import Batch
 
 
 def say(message: str, *, verbose: bool = False) -> None:
@@ -26,6 +26,8 @@ def say(message: str, *, verbose: bool = False) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document on one line."""
+    from dataclasses import asdict, is_dataclass
+
     if is_dataclass(document) and not isinstance(document, type):
         document = asdict(document)
     click.echo(json.dumps(document, ensure_ascii=False, default=_as_json))

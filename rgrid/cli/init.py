@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from rgrid import config
-from rgrid.client import Client
 from rgrid.exceptions import ApiError, RGridError
 
 
@@ -16,6 +15,7 @@ from rgrid.exceptions import ApiError, RGridError
 @click.option("--api-key", help="Its key; asked for where it is not given.", envvar=config.KEY_VARIABLE)
 def command(api_url: str | None, api_key: str | None) -> None:
     """Write the project's configuration."""
+    from rgrid.client import Client
     from rgrid.transport.base import base_url
 
     url = base_url(api_url or click.prompt("Address of the server", default="http://127.0.0.1:8000"))
@@ -29,7 +29,7 @@ def command(api_url: str | None, api_key: str | None) -> None:
         except RGridError as error:
             click.echo(f"rgrid: {error}; the configuration is written all the same", err=True)
     path = Path.cwd() / config.PROJECT_FILE
-    config.write_file(path, {"api_url": url, "api_key": key})
+    config.write_file(str(path), {"api_url": url, "api_key": key})
     # the key is nobody else's, and no part of the project's history
     ignore = path.parent / ".gitignore"
     if not ignore.exists():

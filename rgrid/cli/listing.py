@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from rgrid.cli.connect import connect, parse_pairs
 from rgrid.cli.display import euros, print_json, print_table, seconds
-from rgrid.client import Client
-from rgrid.models import Execution
+
+if TYPE_CHECKING:
+    from rgrid.client import Client
+    from rgrid.models import Execution
 
 WATCH_SECONDS = 2.0
 STATUSES = ["queued", "running", "completed", "failed", "canceled"]
@@ -24,6 +28,7 @@ STATUSES = ["queued", "running", "completed", "failed", "canceled"]
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 def command(status: str | None, metadata: tuple[str, ...], limit: int, as_json: bool, watch: bool) -> None:
     """List some."""
+    gc.enable()
     wanted = parse_pairs(metadata, "--metadata")
     with connect() as client:
         _show(client, limit, status, wanted, as_json=as_json)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import click
 
 from rgrid.cli.connect import connect
 from rgrid.cli.failures import INTERRUPTED
-from rgrid.cli.run_one import follow
 
 
 @click.command(help="Print an execution's log, each stream where it was printed.")
@@ -16,9 +17,12 @@ from rgrid.cli.run_one import follow
 @click.option("--stderr-only", is_flag=True)
 def command(execution_id: str, follow_on: bool, stdout_only: bool, stderr_only: bool) -> int:
     """Print one."""
+    gc.enable()
     if stdout_only and stderr_only:
         raise click.UsageError("--stdout-only and --stderr-only leave nothing")
     stream = "stdout" if stdout_only else "stderr" if stderr_only else None
+    from rgrid.cli.run_one import follow
+
     with connect() as client:
         try:
             follow(client, execution_id, stream=stream, follow_on=follow_on)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ With --batch the script runs once for every file that matches, each time with th
 @click.option("--verbose", "-v", is_flag=True, help="Say what happens, even where stderr is no terminal.")
 def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
     """Run a script."""
+    gc.enable()
     if given["secret"]:
         raise click.UsageError("--secret is not offered by this server version; see `rgrid doctor`")
     if given["cache"] not in {None, "off"}:

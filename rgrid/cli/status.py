@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from rgrid.cli.connect import connect, is_batch_id
 from rgrid.cli.display import euros, print_json, seconds
-from rgrid.models import Batch, Execution
+
+if TYPE_CHECKING:
+    from rgrid.models import Batch, Execution
 
 
 @click.command(help="Show an execution, or a batch by its counts.")
@@ -15,13 +19,12 @@ from rgrid.models import Batch, Execution
 def command(identifier: str, as_json: bool) -> None:
     """Show one."""
     with connect() as client:
-        found = client.batch(identifier) if is_batch_id(identifier) else client.get(identifier)
-    if as_json:
-        print_json(found)
-    elif isinstance(found, Batch):
-        _print_batch(found)
-    else:
-        _print_execution(found)
+        if is_batch_id(identifier):
+            batch = client.batch(identifier)
+            (print_json if as_json else _print_batch)(batch)
+        else:
+            execution = client.get(identifier)
+            (print_json if as_json else _print_execution)(execution)
 
 
 def _print_execution(execution: Execution) -> None:

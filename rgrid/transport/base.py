@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -112,6 +111,8 @@ class RetryPolicy:
             return None
         longest = min(self.max_seconds, self.first_seconds * 2 ** (attempt - 1))
         asked = failure.facts.get("retry_after_seconds") if isinstance(failure, exceptions.ApiError) else None
+        import random
+
         jittered = random.uniform(0, longest)  # noqa: S311 - no secret
         return jittered if asked is None else min(float(asked), 60.0) + jittered
 

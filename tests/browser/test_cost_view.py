@@ -160,7 +160,7 @@ def test_the_key_of_the_server_never_reaches_the_browser(
 ) -> None:
     page = context.new_page()
     responses: list[Response] = []
-    page.on("response", lambda response: responses.append(response))  # noqa: PLW0108 - not a builtin
+    page.on("response", lambda response: responses.append(response))  # noqa: PLW0108 - no builtin is taken
     log_in(page, airflow, "admin")
     open_cost(page, airflow)
     pages = [one for one in responses if one.ok and "text/html" in one.headers.get("content-type", "")]

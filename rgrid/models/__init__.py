@@ -1,0 +1,77 @@
+"""What the server answers, as frozen values. Fields that a newer server adds are passed over.
+
+Times are ISO 8601 texts in UTC, money is integers of micro-euro, sizes are bytes. Making a dataclass takes
+half a millisecond, so each is loaded when it is first used: a command needs one or two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rgrid.models.artifacts import Artifact
+    from rgrid.models.base import TERMINAL, M, Model
+    from rgrid.models.batches import Batch, BatchCounts, BatchExecution
+    from rgrid.models.breakdowns import CostBreakdown, CostGroup
+    from rgrid.models.budgets import Budget, Estimate
+    from rgrid.models.costs import Cost, CostDay
+    from rgrid.models.executions import Execution
+    from rgrid.models.logs import LogEntry, LogPage
+    from rgrid.models.system import Health, Identity, Limits, Runtime
+
+_HOMES = {
+    "Artifact": "artifacts",
+    "Batch": "batches",
+    "BatchCounts": "batches",
+    "BatchExecution": "batches",
+    "Budget": "budgets",
+    "Cost": "costs",
+    "CostBreakdown": "breakdowns",
+    "CostDay": "costs",
+    "CostGroup": "breakdowns",
+    "Estimate": "budgets",
+    "Execution": "executions",
+    "Health": "system",
+    "Identity": "system",
+    "Limits": "system",
+    "LogEntry": "logs",
+    "LogPage": "logs",
+    "M": "base",
+    "Model": "base",
+    "Runtime": "system",
+    "TERMINAL": "base",
+}
+
+__all__ = [
+    "TERMINAL",
+    "Artifact",
+    "Batch",
+    "BatchCounts",
+    "BatchExecution",
+    "Budget",
+    "Cost",
+    "CostBreakdown",
+    "CostDay",
+    "CostGroup",
+    "Estimate",
+    "Execution",
+    "Health",
+    "Identity",
+    "Limits",
+    "LogEntry",
+    "LogPage",
+    "M",
+    "Model",
+    "Runtime",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'rgrid.models' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"rgrid.models.{home}"), name)
+    globals()[name] = value
+    return value
