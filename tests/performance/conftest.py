@@ -53,10 +53,10 @@ class Report:
 
     def add(self, row: str, figure: str, now: float, then: float | None, unit: str = "ms") -> None:
         """Keep a figure and print it beside the old one."""
-        self.rows.append({"row": row, "figure": figure, "now": round(now, 2), "then": then, "unit": unit})
-        print(
-            f"{row:<44} {figure:<12} now {now:>9.1f} {unit:<4} then {then if then is not None else '-'} {unit}"
-        )
+        kept = {"row": row, "figure": figure, "now": round(now, 2), "then": then, "unit": unit}
+        self.rows.append(kept)
+        old = "-" if then is None else f"{then} {unit}"
+        print(f"{row:<44} {figure:<12} now {now:>9.1f} {unit:<4} then {old}")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,348 @@
+"""The command line as its users type it, against a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rgrid.client import Client
+from tests.integration.conftest import Api
+from tests.live import ROOT, LiveServer
+
+RGRID = ROOT / ".venv" / "bin" / "rgrid"
+
+Type = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def environment(server: LiveServer | None, home: Path) -> dict[str, str]:
+    """Variables of someone whose home is empty."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RGRID_")}
+    named = {"RGRID_API_URL": server.url, "RGRID_API_KEY": server.api_key} if server is not None else {}
+    return {**clean, **named, "HOME": str(home), "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def type_(live_server: LiveServer, tmp_path: Path) -> Type:
+    """Types `rgrid …` in an empty directory."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [str(RGRID), *arguments],
+            cwd=tmp_path / "work",
+            env=environment(live_server, tmp_path / "home") | env,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def work(tmp_path: Path, type_: Type) -> Path:
+    """The directory that commands are typed in."""
+    return tmp_path / "work"
+
+
+def write(work: Path, name: str, text: str) -> None:
+    """Write a file."""
+    (work / name).parent.mkdir(parents=True, exist_ok=True)
+    (work / name).write_text(text)
+
+
+def test_streams_files_and_code_are_what_python_would_leave(type_: Type, work: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.stdout.buffer.write(b'\\x00\\xff no newline ' + open(sys.argv[1], 'rb').read())\n"
+        "sys.stdout.flush()\n"
+        "print('to err', *sys.argv[1:], file=sys.stderr)\n"
+        "open('made.txt', 'w').write('made')\n"
+        "sys.exit(7)\n"
+    )
+    write(work, "s.py", script)
+    write(work, "data/in.bin", "caf\u00e9\r\n")
+    here = subprocess.run(
+        [sys.executable, "s.py", "data/in.bin", "b"], cwd=work, capture_output=True, check=False
+    )
+    (work / "made.txt").unlink()
+    there = type_("run", "s.py", "data/in.bin", "b")
+    assert there.stdout == here.stdout
+    assert there.stderr == here.stderr
+    assert there.returncode == here.returncode == 7
+    assert (work / "made.txt").read_text() == "made"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 69, 77, 130, 255])
+def test_the_scripts_exit_code_is_ours(type_: Type, work: Path, code: int) -> None:
+    write(work, "s.py", f"raise SystemExit({code})")
+    assert type_("run", "s.py").returncode == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
+def test_a_signal_is_128_and_its_number(type_: Type, work: Path, number: signal.Signals) -> None:
+    write(work, "s.py", f"import os\nos.kill(os.getpid(), {number.value})")
+    assert type_("run", "s.py").returncode == 128 + number
+
+
+def test_a_timeout_is_124(type_: Type, work: Path) -> None:
+    write(work, "s.py", "import time\ntime.sleep(60)")
+    done = type_("run", "--timeout", "1", "s.py")
+    assert done.returncode == 124
+    assert b"timeout of 1 seconds" in done.stderr
+
+
+def test_a_batch_puts_outputs_beside_each_other_by_input(type_: Type, work: Path) -> None:
+    write(work, "s.py", "import sys\nopen('copy.txt', 'w').write(open(sys.argv[1]).read() + sys.argv[2])")
+    for name in ("a", "b"):
+        write(work, f"data/{name}.txt", name)
+    done = type_("run", "s.py", "--batch", "data/*.txt", "--parallel", "2", "X")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    assert (work / "outputs/a.txt/copy.txt").read_text() == "aX"
+    assert (work / "outputs/b.txt/copy.txt").read_text() == "bX"
+
+
+def test_flat_outputs_that_clash_are_an_error_that_names_both(type_: Type, work: Path) -> None:
+    write(work, "s.py", "open('same.txt', 'w').write('x')")
+    for name in ("a", "b"):
+        write(work, f"{name}.in", name)
+    done = type_("run", "s.py", "--batch", "*.in", "--flat", "--output-dir", "out")
+    assert done.returncode == 2
+    assert b"a.in and b.in both made same.txt" in done.stderr
+    assert not (work / "out").exists()
+
+
+def test_a_batch_with_a_failure_says_which_and_is_retried(type_: Type, work: Path) -> None:
+    write(work, "s.py", "import sys\nsys.exit('b' in sys.argv[1])")
+    for name in ("a", "b"):
+        write(work, f"{name}.in", name)
+    done = type_("run", "s.py", "--batch", "*.in")
+    assert done.returncode == 1
+    assert b"rgrid: b.in (exec_" in done.stderr
+    batch_id = done.stderr.decode().split("--batch ")[1].split()[0]
+    again = type_("retry", "--batch", batch_id, "--failed-only")
+    assert again.stdout.startswith(b"batch_")
+
+
+def test_detach_status_logs_download_and_list(type_: Type, work: Path, tmp_path: Path) -> None:
+    write(
+        work, "s.py", "import sys\nprint('out')\nprint('err', file=sys.stderr)\nopen('o.txt', 'w').write('o')"
+    )
+    mark = uuid.uuid4().hex
+    execution_id = type_("run", "-d", "-m", f"mark={mark}", "s.py").stdout.decode().strip()
+    followed = type_("logs", "-f", execution_id)
+    assert (followed.stdout, followed.stderr) == (b"out\n", b"err\n")
+    assert type_("logs", "--stderr-only", execution_id).stdout == b""
+    assert b"completed" in type_("status", execution_id).stdout
+    assert json.loads(type_("status", "--json", execution_id).stdout)["execution_id"] == execution_id
+    listed = type_("list", "-m", f"mark={mark}", "--json").stdout.decode().splitlines()
+    assert [json.loads(line)["execution_id"] for line in listed] == [execution_id]
+    assert b"o.txt" in type_("download", "--list", execution_id).stdout
+    assert type_("download", execution_id, "--output-dir", "d").returncode == 0
+    assert (work / "d/o.txt").read_text() == "o"
+    missing = type_("download", execution_id, "--file", "nothing.txt")
+    assert missing.returncode == 1
+    assert b"there is o.txt" in missing.stderr
+
+
+def test_a_run_key_runs_once(type_: Type, work: Path) -> None:
+    write(work, "s.py", "import time\ntime.sleep(1)\nprint('x')")
+    key = uuid.uuid4().hex
+    first, second = (type_("run", "-d", "--key", key, "s.py").stdout for _ in range(2))
+    assert first == second
+
+
+def test_cancel_ends_what_was_detached(type_: Type, work: Path, api: Api) -> None:
+    write(work, "s.py", "import time\ntime.sleep(60)")
+    execution_id = type_("run", "-d", "s.py").stdout.decode().strip()
+    assert execution_id.encode() in type_("cancel", execution_id).stdout
+    assert api.wait(execution_id, seconds=30)["status"] == "canceled"
+
+
+def test_cost_estimate_and_limits_are_shown(type_: Type) -> None:
+    assert b"total" in type_("cost", "--days", "7").stdout
+    document = json.loads(type_("cost", "--by", "dag", "--json").stdout)
+    assert sum(group["cost_micros"] for group in document["groups"]) == document["total_cost_micros"]
+    assert type_("cost", "--csv").stdout.startswith(
+        b"day,executions,failed,compute_time_seconds,cost_micros\n"
+    )
+    assert b"executions:  3" in type_("estimate", "--files", "3").stdout
+    assert b"No monthly limit" in type_("cost", "show-limit").stdout
+    assert type_("cost", "set-limit", "much").returncode == 2
+
+
+def test_doctor_says_what_is_in_force(type_: Type) -> None:
+    told = type_("doctor").stdout.decode()
+    for word in ("tenant default", "sandbox process", "python:3.11", "3600 s"):
+        assert word in told
+
+
+def test_init_writes_a_private_file_that_commands_find(
+    type_: Type, work: Path, live_server: LiveServer
+) -> None:
+    done = type_("init", "--api-url", f"{live_server.url}/api/v1", "--api-key", live_server.api_key)
+    assert done.returncode == 0, done.stderr
+    assert (work / ".rgrid/config").stat().st_mode & 0o077 == 0
+    assert type_("list", RGRID_API_URL="", RGRID_API_KEY="").returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(type_: Type, shell: str) -> None:
+    assert b"_RGRID_COMPLETE" in type_("completion", shell).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nothing.py"], b"there is no script nothing.py"),
+        (["run", "."], b"is a directory"),
+        (["run", "empty.py"], b"is empty"),
+        (["run", "nul.py"], b"NUL byte"),
+        (["run", "latin.py"], b"cannot be read as Python source"),
+        (["run", "ok.py", "--env", "novalue"], b"--env wants NAME=VALUE"),
+        (["run", "ok.py", "--memory", "lots"], b"--memory wants a size"),
+        (["run", "ok.py", "--flat"], b"belong to --batch"),
+        (["run", "ok.py", "--batch", "*.nothing"], b"no file matches"),
+        (["run", "ok.py", "--secret", "A=b"], b"--secret is not offered"),
+        (["run", "ok.py", "--requirements", "none.txt"], b"none.txt cannot be read"),
+        (["logs", "--stdout-only", "--stderr-only", "x"], b"leave nothing"),
+        (["nonsense"], b"No such command"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_why(type_: Type, work: Path, arguments: list[str], said: bytes) -> None:
+    write(work, "ok.py", "print(1)")
+    write(work, "empty.py", "\n")
+    write(work, "nul.py", "print(1)\0")
+    (work / "latin.py").write_bytes("print('caf\u00e9')".encode("latin-1"))
+    done = type_(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_server_that_is_not_there_is_69(type_: Type, work: Path) -> None:
+    write(work, "s.py", "print(1)")
+    done = type_("run", "s.py", RGRID_API_URL="http://127.0.0.1:9")
+    assert done.returncode == 69
+    assert b"http://127.0.0.1:9" in done.stderr
+
+
+def test_a_wrong_key_is_77(type_: Type) -> None:
+    done = type_("list", RGRID_API_KEY="sk_nobody")
+    assert done.returncode == 77
+    assert b"not known" in done.stderr
+
+
+def test_no_server_at_all_is_2_and_says_what_to_do(type_: Type) -> None:
+    done = type_("list", RGRID_API_URL="", RGRID_API_KEY="")
+    assert done.returncode == 2
+    assert b"RGRID_API_URL" in done.stderr
+
+
+def test_the_first_ctrl_c_detaches_and_the_second_cancels(
+    live_server: LiveServer, tmp_path: Path, work: Path, api: Api
+) -> None:
+    write(work, "s.py", "import time\nprint('begun', flush=True)\ntime.sleep(60)")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [str(RGRID), "run", "s.py"],
+        cwd=work,
+        env=environment(live_server, tmp_path / "home"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = read_until(ours, b"begun")
+    process.send_signal(signal.SIGINT)
+    shown += read_until(ours, b"again cancels it")
+    process.send_signal(signal.SIGINT)
+    shown += read_until(ours, b"canceled exec_")
+    assert process.wait(timeout=30) == 130
+    os.close(ours)
+    execution_id = "exec_" + shown.split(b"exec_")[1][:32].decode()
+    assert api.wait(execution_id, seconds=30)["status"] == "canceled"
+
+
+def test_without_a_server_run_starts_one_of_its_own_and_uses_it_again(tmp_path: Path) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    write(work, "s.py", "print('mine')")
+    env = environment(None, home)
+    try:
+        commands = [
+            subprocess.Popen([str(RGRID), "run", "s.py"], cwd=work, env=env, stdout=-1, stderr=-1)
+            for _ in range(2)
+        ]
+        outputs = [command.communicate(timeout=120) for command in commands]
+        assert outputs == [(b"mine\n", b"")] * 2
+        local = home / ".rgrid" / "local"
+        pid = (local / "server.pid").read_text()
+        again = subprocess.run(
+            [str(RGRID), "list", "--json"], cwd=work, env=env, capture_output=True, check=True
+        )
+        assert len(again.stdout.splitlines()) == 2
+        assert (local / "server.pid").read_text() == pid
+    finally:
+        server = LiveServer(home / ".rgrid" / "local")
+        stop = [str(RGRID), "server", "stop", "--data-dir", str(home / ".rgrid" / "local")]
+        subprocess.run(stop, env=env, capture_output=True, check=False, timeout=60)
+        server.end_runner()
+
+
+def test_the_library_runs_a_script_and_fetches_its_files(
+    live_server: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    import rgrid
+
+    monkeypatch.setenv("RGRID_API_URL", live_server.api)
+    monkeypatch.setenv("RGRID_API_KEY", live_server.api_key)
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "s.py", "import sys\nopen('out.txt', 'w').write(open(sys.argv[1]).read() * 2)")
+    write(tmp_path, "in.txt", "ab")
+    assert rgrid.run("s.py", "in.txt").status == "completed"
+    assert (tmp_path / "out.txt").read_text() == "abab"
+    assert asyncio.run(rgrid.arun("s.py", "in.txt", output_dir=None)).succeeded
+    with pytest.raises(rgrid.ExecutionFailed, match="exit code 5"):
+        rgrid.run("import sys\nsys.exit(5)\n")
+    assert rgrid.run("import sys\nsys.exit(5)\n", check=False).exit_code == 5
+
+
+def test_a_log_is_followed_through_a_restart_of_the_server(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data", options=["--slots", "1"]) as server:
+        server.wait_for_runner()
+        port = int(server.url.rpartition(":")[2])
+        script = "import time\nfor n in range(20):\n    print(n, flush=True)\n    time.sleep(0.1)"
+        with Client(server.url, server.api_key) as client:
+            entries = client.logs(client.submit(script).execution_id, follow=True)
+            seen = [next(entries).text]
+            server.kill()
+            server._port = port
+            server.restart()
+            seen += [entry.text for entry in entries]
+        assert seen == [str(n) for n in range(20)]
+
+
+def read_until(descriptor: int, wanted: bytes, seconds: float = 60) -> bytes:
+    """What a terminal shows, up to something."""
+    shown = b""
+    deadline = time.monotonic() + seconds
+    while wanted not in shown and time.monotonic() < deadline:
+        shown += os.read(descriptor, 4096)
+    assert wanted in shown
+    return shown
