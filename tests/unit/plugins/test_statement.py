@@ -105,6 +105,6 @@ def test_bars_stay_inside_the_chart(costs: list[int]) -> None:
     assert len(chart.bars) == len(days)
     for bar in chart.bars:
         assert chart.left <= bar.x
-        assert bar.x + bar.width <= chart.width + 0.01
+        assert bar.x + bar.width <= chart.width + 0.02
         assert bar.y >= 0
-        assert bar.y + bar.height <= chart.baseline + 0.01
+        assert bar.y + bar.height <= chart.baseline + 0.02
