@@ -40,9 +40,8 @@ def main() -> None:
         wait_until_well(f"http://127.0.0.1:{port}/")
         with LiveServer(options=["--slots", "0"]) as server:
             body = {"script_content": "print(1)"}
-            made = requests.post(
-                f"{server.api}/executions", json=body, headers=server.headers, timeout=10
-            ).json()
+            url = f"{server.api}/executions"
+            made = requests.post(url, json=body, headers=server.headers, timeout=10).json()
             place = server.url.removeprefix("http://")
             rows = [
                 ("health", "GET", "/health", None, 0.40),
@@ -59,12 +58,12 @@ def main() -> None:
                     assert not found["failures"], found
                     ours.append(found["per_second"])
                     p99.append(found["p99_ms"])
-                ratio = statistics.median(ours) / statistics.median(theirs)
-                print(
-                    f"| {name} | {statistics.median(theirs):.0f} | {statistics.median(ours):.0f} | {ratio:.2f} "
-                    f"| {'–' if target is None else f'{target:.2f}'} | {statistics.median(p99):.0f} |",
-                    flush=True,
+                hello_median, our_median = statistics.median(theirs), statistics.median(ours)
+                wanted = "–" if target is None else f"{target:.2f}"
+                figures = (
+                    f"{hello_median:.0f} | {our_median:.0f} | {our_median / hello_median:.2f} | {wanted}"
                 )
+                print(f"| {name} | {figures} | {statistics.median(p99):.0f} |", flush=True)
     finally:
         hello.terminate()
         hello.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import sqlite3
 import tempfile
 import threading
@@ -93,5 +94,11 @@ def lay_over_a_month(database: sqlite3.Connection, chance: random.Random) -> Non
     )
 
 
+def _stop(_number: int, _frame: object) -> None:
+    # as Ctrl-C does: everything that was started is stopped on the way out
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -156,5 +157,11 @@ def say(text: str) -> None:
     print(f"\n# {text}", flush=True)
 
 
+def _stop(_number: int, _frame: object) -> None:
+    # as Ctrl-C does: everything that was started is stopped on the way out
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())

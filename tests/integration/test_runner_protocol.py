@@ -109,11 +109,12 @@ def grid(shared: Grid) -> Iterator[Grid]:
 def own(tmp_path: Path) -> Iterator[Grid]:
     """A grid for one test, which may break it."""
     server = FakeServer()
-    runner = RunnerProcess(server, tmp_path / "data", slots=2)
-    yield Grid(server, runner)
+    grid = Grid(server, RunnerProcess(server, tmp_path / "data", slots=2))
+    yield grid
+    # whichever runner the test left it with
     with contextlib.suppress(ProcessLookupError):
-        runner.process.kill()
-    runner.wait()
+        grid.runner.process.kill()
+    grid.runner.wait()
     server.hang_up()
 
 
