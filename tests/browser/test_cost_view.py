@@ -7,13 +7,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import requests
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page, StorageState, sync_playwright
 
 from tests.airflow_home import AirflowHome
 from tests.live import LiveServer
+
+ColorScheme = Literal["light", "dark"]
+OpenCost = Callable[..., Page]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 SECRET_DAG = "payroll"
@@ -66,12 +70,45 @@ def browser(require: Callable[[bool, str], None]) -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def sessions(browser: Browser, airflow: AirflowHome) -> Callable[[str], StorageState]:
+    """The cookies of a user who passed Airflow's own login.
+
+    Each user logs in once: Flask-AppBuilder answers the sixth login within 40 s by 429.
+    """
+    known: dict[str, StorageState] = {}
+
+    def session(name: str) -> StorageState:
+        if name not in known:
+            context = browser.new_context()
+            log_in(context.new_page(), airflow, name)
+            known[name] = context.storage_state()
+            context.close()
+        return known[name]
+
+    return session
+
+
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser without cookies."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    yield context
-    context.close()
+def open_cost(
+    browser: Browser, airflow: AirflowHome, sessions: Callable[[str], StorageState]
+) -> Iterator[OpenCost]:
+    """Open the cost view as a user who is logged in."""
+    contexts = []
+
+    def open_page(user: str = "admin", color_scheme: ColorScheme = "light") -> Page:
+        context = browser.new_context(
+            viewport={"width": 1200, "height": 900}, color_scheme=color_scheme, storage_state=sessions(user)
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(f"{airflow.url}/rgrid/")
+        page.locator("h1", has_text="RGrid cost").wait_for(timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
 def log_in(page: Page, airflow: AirflowHome, name: str) -> None:
@@ -83,21 +120,13 @@ def log_in(page: Page, airflow: AirflowHome, name: str) -> None:
     page.wait_for_url(lambda url: "login" not in url, timeout=60_000)
 
 
-def open_cost(page: Page, airflow: AirflowHome) -> None:
-    """Open the cost view."""
-    page.goto(f"{airflow.url}/rgrid/")
-    page.locator("h1", has_text="RGrid cost").wait_for(timeout=60_000)
-
-
 def amount(text: str) -> int:
     """The micros of an amount as shown."""
     return int(text.replace("€", "").replace(",", "").replace(".", ""))
 
 
-def test_the_chart_and_both_tables_sum_to_the_total(context: BrowserContext, airflow: AirflowHome) -> None:
-    page = context.new_page()
-    log_in(page, airflow, "admin")
-    open_cost(page, airflow)
+def test_the_chart_and_both_tables_sum_to_the_total(open_cost: OpenCost, airflow: AirflowHome) -> None:
+    page = open_cost()
     total = amount(page.locator("#total").inner_text())
     assert total > 0
     bars = [int(bar.get_attribute("data-micros") or 0) for bar in page.locator("rect.day").all()]
@@ -109,22 +138,14 @@ def test_the_chart_and_both_tables_sum_to_the_total(context: BrowserContext, air
     save_screenshot(page, airflow, "light")
 
 
-def test_a_dag_that_is_called_like_markup_is_shown_as_text(
-    context: BrowserContext, airflow: AirflowHome
-) -> None:
-    page = context.new_page()
-    log_in(page, airflow, "admin")
-    open_cost(page, airflow)
+def test_a_dag_that_is_called_like_markup_is_shown_as_text(open_cost: OpenCost) -> None:
+    page = open_cost()
     assert page.locator("td", has_text="<b>bold</b>").count() >= 1
     assert page.locator("td b").count() == 0
 
 
-def test_another_period_is_a_link_away_and_reached_by_keyboard(
-    context: BrowserContext, airflow: AirflowHome
-) -> None:
-    page = context.new_page()
-    log_in(page, airflow, "admin")
-    open_cost(page, airflow)
+def test_another_period_is_a_link_away_and_reached_by_keyboard(open_cost: OpenCost) -> None:
+    page = open_cost()
     assert page.locator("rect.day").count() == 30
     page.locator("nav a", has_text="7 days").focus()
     page.keyboard.press("Enter")
@@ -132,20 +153,15 @@ def test_another_period_is_a_link_away_and_reached_by_keyboard(
     assert page.locator("rect.day").count() == 7
 
 
-def test_dark_mode_follows_the_browser(browser: Browser, airflow: AirflowHome) -> None:
-    context = browser.new_context(color_scheme="dark", viewport={"width": 1200, "height": 900})
-    page = context.new_page()
-    log_in(page, airflow, "admin")
-    open_cost(page, airflow)
+def test_dark_mode_follows_the_browser(open_cost: OpenCost, airflow: AirflowHome) -> None:
+    page = open_cost(color_scheme="dark")
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(18, 24, 31)"
     save_screenshot(page, airflow, "dark")
-    context.close()
 
 
-def test_the_page_has_its_place_in_the_navigation(context: BrowserContext, airflow: AirflowHome) -> None:
-    page = context.new_page()
-    log_in(page, airflow, "admin")
+def test_the_page_has_its_place_in_the_navigation(open_cost: OpenCost, airflow: AirflowHome) -> None:
+    page = open_cost()
     if airflow.major == 2:
         page.goto(f"{airflow.url}/home")
         assert page.locator("a[href='/rgrid/']").count() >= 1
@@ -156,11 +172,9 @@ def test_the_page_has_its_place_in_the_navigation(context: BrowserContext, airfl
 
 
 def test_the_key_of_the_server_never_reaches_the_browser(
-    context: BrowserContext, airflow: AirflowHome, spend_server: LiveServer
+    open_cost: OpenCost, airflow: AirflowHome, spend_server: LiveServer
 ) -> None:
-    page = context.new_page()
-    log_in(page, airflow, "admin")
-    open_cost(page, airflow)
+    page = open_cost()
     answer = page.request.get(f"{airflow.url}/rgrid/")
     assert answer.ok
     assert spend_server.api_key not in answer.text()
@@ -168,17 +182,13 @@ def test_the_key_of_the_server_never_reaches_the_browser(
     assert spend_server.api_key not in str(answer.headers)
 
 
-def test_a_user_sees_only_the_dags_that_they_may_read(context: BrowserContext, airflow: AirflowHome) -> None:
+def test_a_user_sees_only_the_dags_that_they_may_read(open_cost: OpenCost, airflow: AirflowHome) -> None:
     if not airflow.is_fab:
         # the simple auth manager has no permissions by DAG: every one of its users may read all
-        page = context.new_page()
-        log_in(page, airflow, "viewer")
-        open_cost(page, airflow)
+        page = open_cost("viewer")
         assert page.locator("td", has_text=SECRET_DAG).count() >= 1
         return
-    page = context.new_page()
-    log_in(page, airflow, "reader")
-    open_cost(page, airflow)
+    page = open_cost("reader")
     assert page.locator("td", has_text="etl").count() >= 1
     assert SECRET_DAG not in page.content()
     total = amount(page.locator("#total").inner_text())
