@@ -23,6 +23,10 @@ with DAG(
     start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
     schedule=None,
     catchup=False,
+    # A retry attaches to the work that its first try began, so it costs nothing. Airflow itself may ask for
+    # one: it fails a deferred task whose trigger fires before the scheduler has noticed that the worker
+    # has ended (apache/airflow issues 67287 and 72716).
+    default_args={"retries": 2, "retry_delay": datetime.timedelta(seconds=5)},
     tags=["rgrid", "example"],
     doc_md=__doc__,
 ) as dag:

@@ -21,11 +21,12 @@ def command(execution_id: str, follow_on: bool, stdout_only: bool, stderr_only: 
     if stdout_only and stderr_only:
         raise click.UsageError("--stdout-only and --stderr-only leave nothing")
     stream = "stdout" if stdout_only else "stderr" if stderr_only else None
+    from rgrid.cli.interrupts import Interrupts
     from rgrid.cli.run_one import follow
 
-    with connect() as client:
+    with connect() as client, Interrupts() as interrupts:
         try:
-            follow(client, execution_id, stream=stream, follow_on=follow_on)
+            interrupts.during(lambda: follow(client, execution_id, stream=stream, follow_on=follow_on))
         except KeyboardInterrupt:
             return INTERRUPTED
     return 0

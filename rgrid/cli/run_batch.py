@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 from rgrid.cli.display import Bar, BatchBar, euros, print_json, say
-from rgrid.cli.failures import FAILED, INTERRUPTED
+from rgrid.cli.failures import FAILED
+from rgrid.cli.interrupts import Interrupts
+from rgrid.cli.run_one import leave
 from rgrid.client import Client
 from rgrid.exceptions import ConfigurationError
 from rgrid.files import carried_name, plan_inputs, target_of
@@ -75,10 +77,13 @@ def run_batch(client: Client, wanted: BatchRun) -> int:
             click.echo(batch.batch_id)
         return 0
     say(f"{batch.batch_id}: {batch.total} executions", verbose=wanted.is_watched)
-    try:
-        batch = _watch(client, batch, lines=wanted.is_watched)
-    except KeyboardInterrupt:
-        return _interrupted(client, batch.batch_id)
+    batch_id = batch.batch_id
+    with Interrupts() as interrupts:
+        try:
+            batch = interrupts.during(lambda: _watch(client, batch, lines=wanted.is_watched))
+        except KeyboardInterrupt:
+            seen_by = f"see it with `rgrid status {batch_id}`"
+            return leave(interrupts, batch_id, seen_by, lambda: client.cancel_batch(batch_id))
     executions = list(client.batch_executions(batch.batch_id))
     if not wanted.is_remote_only:
         fetch(client, executions, wanted.output_dir, is_flat=wanted.is_flat)
@@ -168,20 +173,3 @@ def _check_clashes(client: Client, executions: Sequence[BatchExecution], output_
                     f"{other.input_file} and {execution.input_file} both made {item.filename}; nothing was "
                     f"written to {output_dir}: leave out --flat, or name outputs by their inputs"
                 )
-
-
-def _interrupted(client: Client, batch_id: str) -> int:
-    import time
-
-    from rgrid.cli.run_one import SECOND_INTERRUPT_SECONDS
-
-    click.echo(
-        f"\nrgrid: left {batch_id} running; see it with `rgrid status {batch_id}`; Ctrl-C again cancels it",
-        err=True,
-    )
-    try:
-        time.sleep(SECOND_INTERRUPT_SECONDS)
-    except KeyboardInterrupt:
-        client.cancel_batch(batch_id)
-        click.echo(f"rgrid: canceled {batch_id}", err=True)
-    return INTERRUPTED

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import click
 from rgrid import calls
 from rgrid.cli.display import Bar, euros, print_json, say, seconds
 from rgrid.cli.failures import FAILED, INTERRUPTED
+from rgrid.cli.interrupts import Interrupts
 from rgrid.client import Client
 from rgrid.files import plan_inputs
 from rgrid.models import Execution
@@ -36,6 +36,11 @@ class SingleRun:
 
 def run_one(client: Client, wanted: SingleRun) -> int:
     """Submit, follow, fetch; returns the exit code."""
+    with Interrupts() as interrupts:
+        return _run_one(client, wanted, interrupts)
+
+
+def _run_one(client: Client, wanted: SingleRun, interrupts: Interrupts) -> int:
     planned = plan_inputs(wanted.args, Path())
     inputs = client.upload(planned.files, Bar("uploading"))
     body = {**wanted.body, "args": list(planned.args), "inputs": inputs}
@@ -48,14 +53,24 @@ def run_one(client: Client, wanted: SingleRun) -> int:
         return 0
     attached = " (attached to the one that holds the key)" if execution.attached else ""
     say(f"{execution.execution_id}{attached}", verbose=wanted.is_verbose)
-    try:
+
+    def finish() -> Execution:
         if not wanted.is_json:
             follow(client, execution.execution_id)
-        execution = client.wait(execution.execution_id)
+        ended = client.wait(execution.execution_id)
         if not wanted.is_remote_only:
-            client.download(execution.execution_id, wanted.output_dir, progress=Bar("downloading"))
+            client.download(ended.execution_id, wanted.output_dir, progress=Bar("downloading"))
+        return ended
+
+    try:
+        execution = interrupts.during(finish)
     except KeyboardInterrupt:
-        return interrupted(client, execution.execution_id)
+        return leave(
+            interrupts,
+            execution.execution_id,
+            f"follow it with `rgrid logs -f {execution.execution_id}`",
+            lambda: client.cancel(execution.execution_id),
+        )
     client.acknowledge(execution.execution_id)
     if wanted.is_json:
         print_json(execution)
@@ -72,18 +87,12 @@ def follow(client: Client, execution_id: str, *, stream: str | None = None, foll
         target.flush()
 
 
-def interrupted(client: Client, execution_id: str) -> int:
-    """The first Ctrl-C leaves the execution alone; a second one soon after cancels it."""
-    click.echo(
-        f"\nrgrid: left {execution_id} running; follow it with `rgrid logs -f {execution_id}`; "
-        "Ctrl-C again cancels it",
-        err=True,
-    )
-    try:
-        time.sleep(SECOND_INTERRUPT_SECONDS)
-    except KeyboardInterrupt:
-        client.cancel(execution_id)
-        click.echo(f"rgrid: canceled {execution_id}", err=True)
+def leave(interrupts: Interrupts, work_id: str, how_to_see: str, cancel: Callable[[], object]) -> int:
+    """The first Ctrl-C leaves an execution or a batch alone; a second one soon after cancels it."""
+    click.echo(f"\nrgrid: left {work_id} running; {how_to_see}; Ctrl-C again cancels it", err=True)
+    if interrupts.again_within(SECOND_INTERRUPT_SECONDS):
+        cancel()
+        click.echo(f"rgrid: canceled {work_id}", err=True)
     return INTERRUPTED
 
 

@@ -343,6 +343,10 @@ def read_until(descriptor: int, wanted: bytes, seconds: float = 60) -> bytes:
     shown = b""
     deadline = time.monotonic() + seconds
     while wanted not in shown and time.monotonic() < deadline:
-        shown += os.read(descriptor, 4096)
+        try:
+            shown += os.read(descriptor, 4096)
+        except OSError:
+            # Linux's way to say that no process has the terminal open any more
+            break
     assert wanted in shown
     return shown

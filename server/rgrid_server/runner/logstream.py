@@ -14,6 +14,7 @@ from rgrid_server.domain.attempts import OUTPUT_HEAD_CHARS, LogChunk, LogEntry, 
 READ_BYTES = 256 * 1024
 MAX_ENTRY_BYTES = 64 * 1024
 PARTIAL_AFTER_SECONDS = 0.2
+"""So long an unfinished line is held at least: unbuffered, print() writes a line and its end apart."""
 MAX_HELD_BYTES = 4 * 1024 * 1024
 """So much may wait to be sent; beyond it the script's own writes wait."""
 ENTRY_OVERHEAD_BYTES = 32
@@ -31,11 +32,12 @@ class LineSplitter:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._held = bytearray()
+        self._line = 0
 
     @property
-    def is_holding(self) -> bool:
-        """Whether an unfinished line is held."""
-        return bool(self._held)
+    def held_line(self) -> int | None:
+        """Which line is held unfinished, by a number that no other one has; None where none is."""
+        return self._line if self._held else None
 
     def feed(self, data: bytes, timestamp_ms: int) -> list[LogEntry]:
         """Add bytes; returns the entries that they complete."""
@@ -45,6 +47,7 @@ class LineSplitter:
         while (end := self._held.find(b"\n", start)) >= 0:
             entries.extend(self._pieces(bytes(self._held[start:end]), timestamp_ms, ends_line=True))
             start = end + 1
+            self._line += 1
         del self._held[:start]
         if len(self._held) > MAX_ENTRY_BYTES:
             entries.extend(self.flush(timestamp_ms))
@@ -54,6 +57,7 @@ class LineSplitter:
         """The unfinished line as far as it goes."""
         keep = 0 if at_end else _incomplete_tail(self._held)
         ready = bytes(self._held[: len(self._held) - keep])
+        self._line += 1
         del self._held[: len(ready)]
         return self._pieces(ready, timestamp_ms, ends_line=False) if ready else []
 
@@ -171,17 +175,27 @@ class AttemptLog:
         self._add(self._splitters[stream].feed(data[:room], _now_ms()))
         if len(data) > room:
             self._truncate()
-        elif self._partial_timer is None and any(item.is_holding for item in self._splitters.values()):
-            loop = asyncio.get_running_loop()
-            self._partial_timer = loop.call_later(PARTIAL_AFTER_SECONDS, self._flush_partials)
+        else:
+            self._time_partials()
 
-    def _flush_partials(self) -> None:
+    def _time_partials(self) -> None:
+        """See to it that a line that stays unfinished is sent as far as it goes."""
+        held = {stream: item.held_line for stream, item in self._splitters.items()}
+        if self._partial_timer is None and any(line is not None for line in held.values()):
+            loop = asyncio.get_running_loop()
+            self._partial_timer = loop.call_later(PARTIAL_AFTER_SECONDS, self._flush_partials, held)
+
+    def _flush_partials(self, held: dict[Stream, int | None]) -> None:
         self._partial_timer = None
-        for splitter in self._splitters.values():
-            self._add(splitter.flush(_now_ms()))
+        for stream, splitter in self._splitters.items():
+            # a line that was begun after the timer has time until the next one
+            if splitter.held_line is not None and splitter.held_line == held[stream]:
+                self._add(splitter.flush(_now_ms()))
+        self._time_partials()
 
     def _truncate(self) -> None:
-        self._flush_partials()
+        for splitter in self._splitters.values():
+            self._add(splitter.flush(_now_ms()))
         self.is_truncated = True
         text = f"[rgrid: the log is longer than {self._limit_bytes} bytes; the rest is not kept]"
         self._add([LogEntry(Stream.STDERR.number, _now_ms(), text, int(LogFlags.NEWLINE))])

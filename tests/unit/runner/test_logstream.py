@@ -59,7 +59,7 @@ def test_an_empty_line_is_an_entry() -> None:
 def test_an_unfinished_line_waits() -> None:
     splitter = LineSplitter(Stream.STDOUT)
     assert splitter.feed(b"half", 7) == []
-    assert splitter.is_holding
+    assert splitter.held_line is not None
 
 
 def test_bytes_that_are_not_utf8_travel_as_base64() -> None:
@@ -144,6 +144,20 @@ def test_an_unfinished_line_is_shown_after_a_moment() -> None:
         assert chunk is not None
         assert chunk.entries[0].text == "working"
         assert chunk.entries[0].flags == LogFlags.NONE
+
+    asyncio.run(play())
+
+
+def test_a_line_whose_end_follows_soon_stays_one_entry_however_many_came_before() -> None:
+    async def play() -> None:
+        on = Scene()
+        # unbuffered, print() writes a line and its end apart: ever shorter gaps around the timer of the first
+        for number in range(40):
+            os.write(on.out, b"%d" % number)
+            await asyncio.sleep(0.011)
+            os.write(on.out, b"\n")
+            await asyncio.sleep(0.001)
+        assert [entry.text for entry in on.end()] == [str(number) for number in range(40)]
 
     asyncio.run(play())
 
