@@ -25,6 +25,7 @@ from rgrid_server.api import (
     runner,
     system,
 )
+from rgrid_server.api.lane import Lane
 from rgrid_server.api.middleware import RequestIds
 from rgrid_server.api.services import Services
 from rgrid_server.api.urls import PREFIX
@@ -126,6 +127,11 @@ def migrate(settings: Settings) -> None:
     path = settings.data_dir / DATABASE_FILE
     with sqlite_engine(path).connect() as connection:
         upgrade_schema(connection, str(path))
+
+
+def make_asgi(state: ServerState) -> Lane:
+    """All that answers over an opened server: the application, and the lane for hot calls before it."""
+    return Lane(make_app(state), state.services)
 
 
 def make_app(state: ServerState) -> FastAPI:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -18,8 +19,9 @@ from time import monotonic
 import uvicorn
 import uvloop
 
-from rgrid_server.app import ServerState, make_app, open_server
+from rgrid_server.app import ServerState, make_asgi, open_server
 from rgrid_server.config import Settings
+from rgrid_server.corked import CorkedProtocol
 from rgrid_server.engines.local import LocalEngine
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ ADDRESS_FILE = "address"
 PID_FILE = "server.pid"
 LOCK_FILE = "server.lock"
 SHUTDOWN_SECONDS = 10
+GARBAGE_THRESHOLD = 5_000
 
 
 class CannotStart(Exception):
@@ -55,9 +58,10 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     async with open_server(settings) as state:
-        app = make_app(state)
+        app = make_asgi(state)
         config = uvicorn.Config(
             app,
+            http=CorkedProtocol,
             log_level=settings.log_level,
             access_log=False,
             lifespan="off",
@@ -82,6 +86,10 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             tasks.append(asyncio.create_task(engine.keep_running()))
         if settings.idle_exit_seconds is not None:
             tasks.append(asyncio.create_task(_stop_when_idle(state, server, settings.idle_exit_seconds)))
+        # what is loaded stays loaded: looking through it for garbage held answers up for 40 ms now and then
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
         log.info("RGrid serves at %s", url)
         try:
             await server.serve(sockets=[listener])

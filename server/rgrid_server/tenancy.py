@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from rgrid_server.clock import new_id, new_key, now_ms
 from rgrid_server.domain.apikeys import KEY_PREFIX, MIN_KEY_CHARS, Scope, hash_key, shown_prefix
 from rgrid_server.errors import Conflict, NotFound
 from rgrid_server.store import tenants as store
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, Row
 from rgrid_server.store.tenants import Principal
 
 DEFAULT_TENANT = "default"
+KNOWN_SECONDS = 1.0
+"""So long a key is taken to be what it was; a change made in this process counts at once."""
+MAX_KNOWN_KEYS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +37,26 @@ class Tenancy:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known: dict[str, tuple[Principal, float]] = {}
 
     async def authenticate(self, key: str) -> Principal | None:
         """The owner of a key, None for one that opens nothing."""
         if not key.startswith(KEY_PREFIX):
             return None
         key_hash = hash_key(key)
-        return await self._database.read(lambda c: store.find_principal(c, key_hash, now_ms()))
+        known = self._known.get(key_hash)
+        if known is not None and known[1] > monotonic():
+            return known[0]
+        principal = await self._database.read(lambda c: store.find_principal(c, key_hash, now_ms()))
+        if principal is not None:
+            if len(self._known) >= MAX_KNOWN_KEYS:
+                self._known.clear()
+            self._known[key_hash] = (principal, monotonic() + KNOWN_SECONDS)
+        return principal
+
+    def forget_keys(self) -> None:
+        """Look every key up again: one of them has changed."""
+        self._known.clear()
 
     async def add_tenant(self, name: str) -> str:
         """Make a tenant; returns its id.
@@ -54,7 +71,7 @@ class Tenancy:
             raise Conflict("conflict", f"there is a tenant {name!r} already") from None
         return tenant_id
 
-    async def list_tenants(self) -> list[RowMapping]:
+    async def list_tenants(self) -> list[Row]:
         """All tenants."""
         return list(await self._database.read(store.list_tenants))
 
@@ -94,7 +111,7 @@ class Tenancy:
         await self._database.write(add)
         return IssuedKey(issued.key_id, issued.key, tenant_id, shown, scopes)
 
-    async def list_keys(self, tenant_id: str | None = None) -> list[RowMapping]:
+    async def list_keys(self, tenant_id: str | None = None) -> list[Row]:
         """Keys by prefix, of one tenant or of all."""
         return list(await self._database.read(lambda c: store.list_keys(c, tenant_id)))
 
@@ -104,7 +121,9 @@ class Tenancy:
         Raises:
             NotFound: there is no such key.
         """
-        if await self._database.write(lambda c: store.update_key(c, key_id, revoked_at_ms=now_ms())) is None:
+        revoked = await self._database.write(lambda c: store.update_key(c, key_id, revoked_at_ms=now_ms()))
+        self.forget_keys()
+        if revoked is None:
             raise NotFound("Key")
 
     async def rotate_key(self, key_id: str, overlap_seconds: int) -> IssuedKey:
@@ -115,6 +134,7 @@ class Tenancy:
         """
         ends_at_ms = now_ms() + overlap_seconds * 1000
         old = await self._database.write(lambda c: store.update_key(c, key_id, expires_at_ms=ends_at_ms))
+        self.forget_keys()
         if old is None:
             raise NotFound("Key")
         scopes = tuple(Scope(word) for word in old["scopes"].split(","))

@@ -18,6 +18,7 @@ from rgrid_server.domain.budget import ALERT_THRESHOLD_PERCENT
 from rgrid_server.domain.money import display_euros, euros_to_micros
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Invalid
+from rgrid_server.store.tenants import Principal
 
 router = guarded_router()
 router.tags = ["money"]
@@ -36,20 +37,8 @@ async def estimate(
     batch_size: Annotated[int | None, Query(ge=0, le=MAX_FILES)] = None,
 ) -> Response:
     """From the median of this tenant's own runs; ``batch_size`` is the older name of ``files``."""
-    found = services(request)
     asked = next((count for count in (files, batch_size) if count is not None), 1)
-    wanted = runtime or await found.executions.choose_runtime(None)
-    estimated = await found.costs.estimate(who.tenant_id, wanted, asked)
-    return Json(
-        {
-            "estimated_executions": estimated.executions,
-            "estimated_duration_seconds": estimated.duration_ms / 1000,
-            "estimated_total_duration_seconds": estimated.total_duration_ms / 1000,
-            "estimated_cost_micros": estimated.cost_micros,
-            "estimated_cost_display": display_euros(estimated.cost_micros),
-            "assumptions": list(estimated.assumptions),
-        }
-    )
+    return await estimated(request, who, runtime=runtime, count=asked)
 
 
 @router.get("/cost", summary="Spend by day")
@@ -62,8 +51,7 @@ async def cost(
     days: int | None = None,
 ) -> Response:
     """Both days included, the last seven by default, newest first."""
-    period = find_period(since, until, days)
-    return Json(views.cost(await services(request).costs.statement(who.tenant_id, ["day"], period)))
+    return await by_day(request, who, since=since, until=until, days=days)
 
 
 @router.get("/cost/breakdown", summary="Spend in parts that sum to it")
@@ -138,3 +126,28 @@ async def remove_limit(request: Request, who: Who) -> Response:
 
 def _monthly(limit_micros: int) -> str:
     return f"{display_euros(limit_micros)}/month"
+
+
+async def by_day(
+    request: Request, who: Principal, *, since: str | None = None, until: str | None = None, days: int | None
+) -> Response:
+    """Answer what was spent by day."""
+    period = find_period(since, until, days)
+    return Json(views.cost(await services(request).costs.statement(who.tenant_id, ["day"], period)))
+
+
+async def estimated(request: Request, who: Principal, *, runtime: str | None, count: int) -> Response:
+    """Answer what some runs are likely to take and cost."""
+    found = services(request)
+    wanted = runtime or await found.executions.choose_runtime(None)
+    expected = await found.costs.estimate(who.tenant_id, wanted, count)
+    return Json(
+        {
+            "estimated_executions": expected.executions,
+            "estimated_duration_seconds": expected.duration_ms / 1000,
+            "estimated_total_duration_seconds": expected.total_duration_ms / 1000,
+            "estimated_cost_micros": expected.cost_micros,
+            "estimated_cost_display": display_euros(expected.cost_micros),
+            "assumptions": list(expected.assumptions),
+        }
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -16,6 +17,8 @@ from rgrid_server.domain.execution import Refused, RefusedReason
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Conflict, Invalid, LimitReached, NotFound
 from rgrid_server.store.database import StorageError, StorageFull
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = "5"
 
@@ -31,19 +34,19 @@ class ApiError(HTTPException):
 
 def install(app: FastAPI) -> None:
     """Teach an application how errors are answered."""
-    app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    for kind, answer in (
-        (NotFound, _not_found),
-        (Invalid, _invalid),
-        (Conflict, _conflict),
-        (LimitReached, _limit_reached),
-        (Refused, _refused),
-        (BlobError, _blob_error),
-        (StorageError, _storage_error),
-        (Exception, _unexpected),
-    ):
+    for kind, answer in _ANSWERS.items():
         app.add_exception_handler(kind, answer)
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """The answer that an error is, as the application itself would give it."""
+    for kind, answer in _ANSWERS.items():
+        if isinstance(error, kind):
+            if kind is Exception:
+                log.exception("the request failed", exc_info=error)
+            return await answer(request, error)
+    raise error
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
@@ -113,6 +116,19 @@ async def _unexpected(request: Request, _error: Exception) -> Response:
         f"the server failed to answer; its log has the cause under request {request_id}",
         request_id=request_id,
     )
+
+
+_ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    NotFound: _not_found,
+    Invalid: _invalid,
+    Conflict: _conflict,
+    LimitReached: _limit_reached,
+    Refused: _refused,
+    BlobError: _blob_error,
+    StorageError: _storage_error,
+    StarletteHTTPException: _http_error,
+    Exception: _unexpected,
+}
 
 
 def _answer(status: int, code: str, message: str, **facts: object) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -22,12 +23,15 @@ from rgrid_server.domain.execution import Status
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Invalid
 from rgrid_server.store.database import Row
+from rgrid_server.store.tenants import Principal
 
 router = guarded_router()
 router.tags = ["executions"]
 
-Wait = Annotated[float, Query(ge=0, le=60, description="seconds to wait for the end")]
-Limit = Annotated[int, Query(ge=1, le=500)]
+MAX_WAIT_SECONDS = 60
+MAX_LIMIT = 500
+Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for the end")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 _METADATA_FILTER = re.compile(r"^metadata\[(.+)\]$", re.DOTALL)
 
 
@@ -35,10 +39,7 @@ _METADATA_FILTER = re.compile(r"^metadata\[(.+)\]$", re.DOTALL)
 @needs(Scope.SUBMIT)
 async def submit(request: Request, body: SubmitBody, who: Who) -> Response:
     """Store it, durably, and answer it; with a ``run_key`` at most once."""
-    found = services(request)
-    submission = await execution_submission(who.tenant_id, body, found.executions, found.files)
-    submitted = await found.executions.submit(who.tenant_id, submission)
-    return ignoring(body, await execution_answer(request, submitted.row, attached=submitted.attached))
+    return await accept(request, who, body)
 
 
 @router.get("/executions", summary="List executions, newest first")
@@ -56,17 +57,8 @@ async def list_executions(
         for name, value in request.query_params.multi_items()
         if (match := _METADATA_FILTER.match(name))
     }
-    rows = await services(request).executions.list_page(
-        who.tenant_id,
-        limit=limit,
-        before=read_cursor(cursor) if cursor else None,
-        status=status,
-        metadata=metadata,
-    )
-    answer = Json([views.listed_execution(row) for row in rows])
-    if len(rows) == limit:
-        answer.headers["X-Next-Cursor"] = write_cursor(rows[-1]["sequence"])
-    return answer
+    before = read_cursor(cursor) if cursor else None
+    return await page(request, who, limit=limit, before=before, status=status, metadata=metadata)
 
 
 @router.post("/executions/lookup", summary="Look at many executions")
@@ -87,8 +79,7 @@ async def lookup(request: Request, body: LookupBody, who: Who) -> Response:
 @needs(Scope.READ)
 async def get_execution(request: Request, execution_id: str, who: Who, wait: Wait = 0) -> Response:
     """At once, or as soon as it is terminal, at the latest after ``wait`` seconds."""
-    row = await services(request).executions.get(who.tenant_id, execution_id, wait)
-    return Json(await execution_answer(request, row))
+    return await read(request, who, execution_id, wait)
 
 
 @router.post("/executions/{execution_id}/retry", summary="Run it again")
@@ -113,6 +104,39 @@ async def acknowledge(request: Request, execution_id: str, who: Who) -> Response
     """Say that the result was taken; 409 while it runs."""
     row = await services(request).executions.acknowledge(who.tenant_id, execution_id)
     return Json(await execution_answer(request, row))
+
+
+async def accept(request: Request, who: Principal, body: SubmitBody) -> Response:
+    """Store what a body asks for, and answer it."""
+    found = services(request)
+    submission = await execution_submission(who.tenant_id, body, found.executions, found.files)
+    submitted = await found.executions.submit(who.tenant_id, submission)
+    return ignoring(body, await execution_answer(request, submitted.row, attached=submitted.attached))
+
+
+async def read(request: Request, who: Principal, execution_id: str, wait: float) -> Response:
+    """Answer an execution, at once or when it has ended."""
+    row = await services(request).executions.get(who.tenant_id, execution_id, wait)
+    return Json(await execution_answer(request, row))
+
+
+async def page(
+    request: Request,
+    who: Principal,
+    *,
+    limit: int,
+    before: int | None = None,
+    status: Status | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer a page of a tenant's executions."""
+    rows = await services(request).executions.list_page(
+        who.tenant_id, limit=limit, before=before, status=status, metadata=metadata or {}
+    )
+    answer = Json([views.listed_execution(row) for row in rows])
+    if len(rows) == limit:
+        answer.headers["X-Next-Cursor"] = write_cursor(rows[-1]["sequence"])
+    return answer
 
 
 async def execution_answer(request: Request, row: Row, *, attached: bool = False) -> dict[str, Any]:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-import uuid
 from time import monotonic
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _SANE_ID = re.compile(rb"^[A-Za-z0-9._-]{1,128}$")
+_STARTED = os.urandom(8).hex()
+_COUNT = itertools.count()
 _QUIET_PATHS = ("/health", "/readyz", "/api/v1/health", "/api/v1/runner/")
+
+
+def begin_request(scope: Scope) -> bytes:
+    """Note that a request came, and give it an id: the caller's own where it is sane, else a fresh one."""
+    state = scope.setdefault("state", {})
+    if "request_id" in state:
+        known: str = state["request_id"]
+        return known.encode()
+    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    request_id = given.decode() if _SANE_ID.match(given) else f"{_STARTED}{next(_COUNT):016x}"
+    state["request_id"] = request_id
+    if not scope["path"].startswith(_QUIET_PATHS):
+        scope["app"].state.services.last_asked = monotonic()
+    return request_id.encode()
 
 
 class RequestIds:
@@ -24,11 +41,7 @@ class RequestIds:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given.decode() if _SANE_ID.match(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        if not scope["path"].startswith(_QUIET_PATHS):
-            scope["app"].state.services.last_asked = monotonic()
+        request_id = begin_request(scope).decode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:

@@ -26,6 +26,9 @@ def check_budget(connection: Connection, tenant_id: str, now_ms: int) -> None:
     Raises:
         LimitReached: it is used up.
     """
+    tenant = tenants.get_tenant(connection, tenant_id)
+    if tenant is None or tenant["monthly_limit_micros"] is None:
+        return
     budget = get_budget(connection, tenant_id, now_ms)
     if budget.status is BudgetStatus.BLOCKED and budget.limit_micros is not None:
         raise LimitReached(budget.usage_micros, budget.limit_micros, budget.message)

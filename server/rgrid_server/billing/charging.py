@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.budgets import day_of
 from rgrid_server.domain.attempts import Outcome, Report
 from rgrid_server.domain.execution import State, Status, is_charged
 from rgrid_server.domain.prices import Price, Usage, charge_nanos, price_at, reserve
 from rgrid_server.store import spend
+from rgrid_server.store.database import Row
 
 
 @dataclass(frozen=True, slots=True)
 class EndedAttempt:
     """What charging needs to know of an attempt that has ended."""
 
-    execution: RowMapping
-    attempt: RowMapping
+    execution: Row
+    attempt: Row
     outcome: Outcome
     after: State
     ended_at_ms: int

@@ -22,6 +22,7 @@ from rgrid_server.store.database import Database
 
 DEFAULT_DAYS = 7
 MAX_DAYS = 3660
+SHORT_DAYS = 31
 DAY_MS = 86_400_000
 
 _ROLLUP_COLUMNS = {"day": "day", "dag": "dag_id", "task": "task_id", "owner": "owner", "runtime": "runtime"}
@@ -133,7 +134,10 @@ class Costs:
         self, tenant_id: str, dimensions: Sequence[str], period: tuple[date, date], filters: dict[str, str]
     ) -> list[_Sum]:
         columns = [_ROLLUP_COLUMNS[name] for name in dimensions]
-        rows = await self._database.scan(
+        # a month's rows are few; what is longer may take long
+        is_short = (period[1] - period[0]).days <= SHORT_DAYS
+        run = self._database.read if is_short else self._database.scan
+        rows = await run(
             lambda c: spend.sum_daily(
                 c,
                 tenant_id,

@@ -91,6 +91,15 @@ class Specification:
     runtime: str
     requirements_content: str | None
 
+    def wire(self) -> dict[str, str | None]:
+        """Everything by name."""
+        return {
+            "script_content": self.script_content,
+            "script_name": self.script_name,
+            "runtime": self.runtime,
+            "requirements_content": self.requirements_content,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:

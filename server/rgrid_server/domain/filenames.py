@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 MAX_NAME_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
 """The longest file name that Linux's common file systems take."""
@@ -24,7 +28,7 @@ def why_not_a_name(name: str) -> str | None:
         problem = f"is {size_bytes} bytes long; at most {MAX_NAME_BYTES} are allowed"
     elif name.startswith("/"):
         problem = "is absolute; give a name relative to the working directory"
-    elif any(ord(char) < 32 or ord(char) == 127 for char in name):
+    elif _CONTROL.search(name):
         problem = "has a control character (a newline, a tab or a NUL); rename the file"
     elif "\\" in name:
         problem = "has a backslash; separate folders by /"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.filenames import why_not_a_name
@@ -120,7 +120,9 @@ def is_sha256(text: str) -> bool:
 
 def specification_id(tenant_id: str, specification: Specification) -> str:
     """A name for a specification from its content, separate for each tenant."""
-    return _digest([tenant_id, asdict(specification)])
+    # as Python writes a tuple of texts, which says where each ends; JSON would take ten times as long
+    exact = repr((tenant_id, *specification.wire().values()))
+    return hashlib.sha256(exact.encode(errors="surrogatepass")).hexdigest()
 
 
 def fingerprint(submission: Submission) -> str:
@@ -131,7 +133,7 @@ def fingerprint(submission: Submission) -> str:
     """
     return _digest(
         [
-            asdict(submission.specification),
+            submission.specification.wire(),
             list(submission.args),
             dict(submission.env_vars),
             dict(submission.inputs),
@@ -213,12 +215,12 @@ def _value_problems(submission: Submission, limits: Limits) -> list[Problem]:
         if "\0" in value:
             problems.append(Problem(("env_vars", name), f"the value of {name} holds a NUL byte"))
     sized = [
-        ("args", list(submission.args), limits.max_args_bytes),
-        ("env_vars", dict(submission.env_vars), limits.max_env_bytes),
-        ("user_metadata", dict(submission.user_metadata), limits.max_metadata_bytes),
+        ("args", submission.args, limits.max_args_bytes),
+        ("env_vars", submission.env_vars, limits.max_env_bytes),
+        ("user_metadata", submission.user_metadata, limits.max_metadata_bytes),
     ]
     for field_name, content, most in sized:
-        size_bytes = len(json.dumps(content, default=str))
+        size_bytes = len(json.dumps(content, default=str)) if content else 0
         if size_bytes > most:
             problems.append(
                 Problem(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, now_ms
@@ -35,8 +35,11 @@ from rgrid_server.scheduler.transitions import apply_event, finish_batch, topics
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic
 from rgrid_server.store import batches as store
 from rgrid_server.store import executions as execution_store
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import NewExecution
+
+LONG_ITEMS = 50
+"""More items than this are written in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class BatchSubmission:
 class StoredBatch:
     """A batch as stored; ``attached`` when a run key found it rather than made it."""
 
-    row: RowMapping
+    row: Row
     attached: bool = False
 
 
@@ -112,7 +115,7 @@ class Batches:
             finish_batch(connection, tenant_id, batch_id, now)
             return StoredBatch(_existing(connection, tenant_id, batch_id))
 
-        stored = await self._database.write(store_all)
+        stored = await self._database.write(store_all, is_long=len(batch.items) > LONG_ITEMS)
         self._wakeups.wake([WORK, batch_topic(tenant_id, batch_id)])
         return stored
 
@@ -130,7 +133,7 @@ class Batches:
             )
         return _template_of(row["template"])
 
-    async def append(self, tenant_id: str, batch_id: str, items: Sequence[BatchItem]) -> RowMapping:
+    async def append(self, tenant_id: str, batch_id: str, items: Sequence[BatchItem]) -> Row:
         """Add items to a batch that is open.
 
         Raises:
@@ -139,7 +142,7 @@ class Batches:
         """
         self._check(items[0].submission if items else None, items, None)
 
-        def add(connection: Connection) -> RowMapping:
+        def add(connection: Connection) -> Row:
             row = _existing(connection, tenant_id, batch_id)
             if row["closed"] or row["cancel_requested_at_ms"] is not None:
                 raise Conflict("conflict", f"the batch {batch_id} is closed; submit another")
@@ -147,18 +150,18 @@ class Batches:
             self._insert_items(connection, tenant_id, batch_id, items)
             return _existing(connection, tenant_id, batch_id)
 
-        row = await self._database.write(add)
+        row = await self._database.write(add, is_long=len(items) > LONG_ITEMS)
         self._wakeups.wake([WORK, batch_topic(tenant_id, batch_id)])
         return row
 
-    async def close(self, tenant_id: str, batch_id: str) -> RowMapping:
+    async def close(self, tenant_id: str, batch_id: str) -> Row:
         """Say that no more items come.
 
         Raises:
             NotFound: the tenant has none such.
         """
 
-        def end(connection: Connection) -> RowMapping:
+        def end(connection: Connection) -> Row:
             _existing(connection, tenant_id, batch_id)
             store.update_batch(connection, tenant_id, batch_id, closed=True)
             finish_batch(connection, tenant_id, batch_id, now_ms())
@@ -168,7 +171,7 @@ class Batches:
         self._wakeups.wake([batch_topic(tenant_id, batch_id)])
         return row
 
-    async def get(self, tenant_id: str, batch_id: str, wait_seconds: float = 0) -> RowMapping:
+    async def get(self, tenant_id: str, batch_id: str, wait_seconds: float = 0) -> Row:
         """A batch, at once or as soon as all of it is terminal, at the latest after ``wait_seconds``.
 
         Raises:
@@ -194,7 +197,7 @@ class Batches:
 
     async def executions(
         self, tenant_id: str, batch_id: str, *, limit: int | None, after: int, status: Status | None
-    ) -> Sequence[RowMapping]:
+    ) -> Sequence[Row]:
         """Executions of a batch in order of index, those behind one.
 
         Raises:
@@ -205,7 +208,7 @@ class Batches:
             lambda c: store.batch_executions(c, tenant_id, batch_id, limit=limit, after=after, status=status)
         )
 
-    async def cancel(self, tenant_id: str, batch_id: str) -> RowMapping:
+    async def cancel(self, tenant_id: str, batch_id: str) -> Row:
         """End all of a batch that has not ended.
 
         Raises:
@@ -232,10 +235,10 @@ class Batches:
             topics = {topic for item in done for topic in topics_of(item)}
             return [*topics, *cancel_topics(connection, done), batch_topic(tenant_id, batch_id)]
 
-        self._wakeups.wake(await self._database.write(stop))
+        self._wakeups.wake(await self._database.write(stop, is_long=True))
         return await self._get(tenant_id, batch_id)
 
-    async def acknowledge(self, tenant_id: str, batch_id: str) -> RowMapping:
+    async def acknowledge(self, tenant_id: str, batch_id: str) -> Row:
         """Free a batch's run key.
 
         Raises:
@@ -243,7 +246,7 @@ class Batches:
             Conflict: ``not_finished``.
         """
 
-        def take(connection: Connection) -> RowMapping:
+        def take(connection: Connection) -> Row:
             row = _existing(connection, tenant_id, batch_id)
             if row["completed_at_ms"] is None:
                 raise Conflict(
@@ -284,7 +287,7 @@ class Batches:
             ),
         )
 
-    async def _get(self, tenant_id: str, batch_id: str) -> RowMapping:
+    async def _get(self, tenant_id: str, batch_id: str) -> Row:
         return await self._database.read(lambda c: _existing(c, tenant_id, batch_id))
 
     def _check(
@@ -345,7 +348,7 @@ class Batches:
         execution_store.count_in_batch(connection, tenant_id, batch_id, {Status.QUEUED: len(items)})
 
 
-def _existing(connection: Connection, tenant_id: str, batch_id: str) -> RowMapping:
+def _existing(connection: Connection, tenant_id: str, batch_id: str) -> Row:
     row = store.get_batch(connection, tenant_id, batch_id)
     if row is None:
         raise NotFound("Batch")
@@ -386,4 +389,4 @@ def _template_wire(template: Submission) -> dict[str, object]:
 
 
 def _template_of(wire: dict[str, object]) -> Submission:
-    return submission_of(wire)  # type: ignore[arg-type]
+    return submission_of(wire)

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from time import monotonic
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, now_ms
@@ -28,19 +29,21 @@ from rgrid_server.store import batches as batch_store
 from rgrid_server.store import blobs as blob_store
 from rgrid_server.store import executions as store
 from rgrid_server.store import queue
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import NewExecution, Transition
 
 INPUTS_DUE_MS = 3_600_000
 DEFAULT_RUNTIME = "python:3.11"
 RUNNER_SEEN_WITHIN_MS = 60_000
+OFFERED_SECONDS = 0.5
+"""So long what runners offer is taken to be what it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """An execution as stored; ``attached`` when a run key found it rather than made it."""
 
-    row: RowMapping
+    row: Row
     attached: bool
 
 
@@ -51,6 +54,8 @@ class Executions:
         self._database = database
         self._wakeups = wakeups
         self.limits = limits
+        self._offered: list[str] = []
+        self._offered_until = 0.0
 
     async def submit(self, tenant_id: str, submission: Submission) -> Submitted:
         """Store an execution, durably; with a run key, at most once.
@@ -67,20 +72,20 @@ class Executions:
         self._wakeups.wake(topics)
         return submitted
 
-    async def get(self, tenant_id: str, execution_id: str, wait_seconds: float = 0) -> RowMapping:
+    async def get(self, tenant_id: str, execution_id: str, wait_seconds: float = 0) -> Row:
         """An execution, at once or as soon as it is terminal, at the latest after ``wait_seconds``.
 
         Raises:
             NotFound: the tenant has none such.
         """
+        if not wait_seconds:
+            return await self._get(tenant_id, execution_id)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_seconds
         with self._wakeups.watch(execution_topic(execution_id)) as watch:
-            deadline = asyncio.get_running_loop().time() + wait_seconds
             while True:
-                row = await self._database.read(lambda c: store.get_execution(c, tenant_id, execution_id))
-                if row is None:
-                    raise NotFound("Execution")
-                left = deadline - asyncio.get_running_loop().time()
-                if Status(row["status"]).is_terminal or not await watch.wait(left):
+                row = await self._get(tenant_id, execution_id)
+                if Status(row["status"]).is_terminal or not await watch.wait(deadline - loop.time()):
                     return row
 
     async def list_page(
@@ -91,19 +96,20 @@ class Executions:
         before: int | None,
         status: Status | None,
         metadata: Mapping[str, str],
-    ) -> Sequence[RowMapping]:
+    ) -> Sequence[Row]:
         """Newest first."""
-        return await self._database.scan(
+        run = self._database.scan if metadata else self._database.read
+        return await run(
             lambda c: store.list_executions(
                 c, tenant_id, limit=limit, before=before, status=status, metadata=metadata
             )
         )
 
-    async def lookup(self, tenant_id: str, ids: Sequence[str]) -> Sequence[RowMapping]:
+    async def lookup(self, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
         """Those of the ids that the tenant has."""
         return await self._database.read(lambda c: store.lookup_executions(c, tenant_id, ids))
 
-    async def retry(self, tenant_id: str, execution_id: str) -> RowMapping:
+    async def retry(self, tenant_id: str, execution_id: str) -> Row:
         """A new execution of the same work, in no batch and under no run key.
 
         Raises:
@@ -128,7 +134,7 @@ class Executions:
         self._wakeups.wake(topics)
         return submitted.row
 
-    async def cancel(self, tenant_id: str, execution_id: str) -> RowMapping:
+    async def cancel(self, tenant_id: str, execution_id: str) -> Row:
         """Stop it: at once when it is queued, through its runner when it runs; a terminal one stays as it is.
 
         Raises:
@@ -138,7 +144,7 @@ class Executions:
             tenant_id, execution_id, lambda state: rules.request_cancel(state, now_ms())
         )
 
-    async def acknowledge(self, tenant_id: str, execution_id: str) -> RowMapping:
+    async def acknowledge(self, tenant_id: str, execution_id: str) -> Row:
         """Free its run key.
 
         Raises:
@@ -175,7 +181,7 @@ class Executions:
         by_name = {runtime["name"]: runtime for row in rows for runtime in row["runtimes"]}
         return sorted(by_name.values(), key=_version_of, reverse=True)
 
-    async def present_runners(self) -> Sequence[RowMapping]:
+    async def present_runners(self) -> Sequence[Row]:
         """Runners that were heard of lately."""
         since = now_ms() - RUNNER_SEEN_WITHIN_MS
         return await self._database.read(lambda c: queue.list_runners(c, since))
@@ -186,7 +192,10 @@ class Executions:
         Raises:
             Invalid: none of the runners that are here offers it.
         """
-        offered = [runtime["name"] for runtime in await self.offered_runtimes()]
+        if self._offered_until < monotonic():
+            self._offered = [runtime["name"] for runtime in await self.offered_runtimes()]
+            self._offered_until = monotonic() + OFFERED_SECONDS
+        offered = self._offered
         wanted: str = asked or DEFAULT_RUNTIME
         if not offered or wanted in offered:
             return wanted
@@ -201,6 +210,12 @@ class Executions:
                 )
             ]
         )
+
+    async def _get(self, tenant_id: str, execution_id: str) -> Row:
+        row = await self._database.read(lambda c: store.get_execution(c, tenant_id, execution_id))
+        if row is None:
+            raise NotFound("Execution")
+        return row
 
     def _submit(
         self, connection: Connection, tenant_id: str, submission: Submission
@@ -227,16 +242,14 @@ class Executions:
             batch_input=next(iter(submission.inputs), None),
             inputs_due_at_ms=None if inputs_are_here else now + INPUTS_DUE_MS,
         )
-        insert_new(connection, tenant_id, [new], now)
+        (row,) = insert_new(connection, tenant_id, [new], now)
         topics = [WORK] if inputs_are_here else []
         if submission.batch_id is not None:
             topics.append(batch_topic(tenant_id, submission.batch_id))
-        return Submitted(_stored(connection, new.execution_id), attached=False), topics
+        return Submitted(row, attached=False), topics
 
-    async def _change(self, tenant_id: str, execution_id: str, event: Callable[[State], State]) -> RowMapping:
-        owned = await self._database.read(lambda c: store.get_execution(c, tenant_id, execution_id))
-        if owned is None:
-            raise NotFound("Execution")
+    async def _change(self, tenant_id: str, execution_id: str, event: Callable[[State], State]) -> Row:
+        await self._get(tenant_id, execution_id)
         await self._apply(execution_id, event)
         return await self.get(tenant_id, execution_id)
 
@@ -249,7 +262,7 @@ class Executions:
         self._wakeups.wake([*topics_of(done), *topics])
 
 
-def submission_of(row: RowMapping) -> Submission:
+def submission_of(row: Row) -> Submission:
     """What was submitted, from its row."""
     return Submission(
         script_content=row["script_content"],
@@ -270,14 +283,15 @@ def submission_of(row: RowMapping) -> Submission:
     )
 
 
-def insert_new(connection: Connection, tenant_id: str, new: Sequence[NewExecution], now_ms: int) -> None:
+def insert_new(connection: Connection, tenant_id: str, new: Sequence[NewExecution], now_ms: int) -> list[Row]:
     """Insert executions, their shared specification first; inputs that are here become artifacts."""
     by_specification = {item.specification_id: item.submission for item in new}
     for specification, submission in by_specification.items():
         store.insert_specification(connection, tenant_id, specification, submission, now_ms)
-    store.insert_executions(connection, tenant_id, new)
+    rows = store.insert_executions(connection, tenant_id, new)
     ready = {item.execution_id: item.submission.inputs for item in new if item.state.ready_at_ms is not None}
     insert_input_artifacts(connection, tenant_id, ready, now_ms)
+    return rows
 
 
 def insert_input_artifacts(
@@ -387,7 +401,7 @@ def run_key_conflict(run_key: str, **holder: str) -> Conflict:
     )
 
 
-def _stored(connection: Connection, execution_id: str) -> RowMapping:
+def _stored(connection: Connection, execution_id: str) -> Row:
     row = store.get_execution(connection, None, execution_id)
     if row is None:
         raise RuntimeError(f"{execution_id} was written in this transaction and is not there")

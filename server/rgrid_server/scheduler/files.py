@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from rgrid_server.blobs.base import BlobStore
 from rgrid_server.clock import now_ms
@@ -15,7 +15,7 @@ from rgrid_server.domain.submission import is_sha256
 from rgrid_server.errors import NotFound
 from rgrid_server.store import blobs as store
 from rgrid_server.store import executions as execution_store
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, Row
 
 ARTIFACT_PLACE = "artifacts"
 BLOB_PLACE = "blobs"
@@ -41,14 +41,14 @@ class Files:
 
     async def artifacts(
         self, tenant_id: str, execution_id: str, artifact_type: str | None = None
-    ) -> Sequence[RowMapping]:
+    ) -> Sequence[Row]:
         """Files of an execution.
 
         Raises:
             NotFound: the tenant has no such execution.
         """
 
-        def find(connection: Connection) -> Sequence[RowMapping] | None:
+        def find(connection: Connection) -> Sequence[Row] | None:
             if execution_store.get_status(connection, tenant_id, execution_id) is None:
                 return None
             return store.list_artifacts(connection, execution_id, artifact_type)
@@ -58,11 +58,11 @@ class Files:
             raise NotFound("Execution")
         return found
 
-    async def outputs(self, execution_id: str) -> Sequence[RowMapping]:
+    async def outputs(self, execution_id: str) -> Sequence[Row]:
         """What an execution left, for one whose owner was checked already."""
         return await self._database.read(lambda c: store.list_artifacts(c, execution_id, "output"))
 
-    async def artifact(self, artifact_id: str, tenant_id: str | None = None) -> RowMapping:
+    async def artifact(self, artifact_id: str, tenant_id: str | None = None) -> Row:
         """A file by its id.
 
         Raises:
@@ -115,6 +115,6 @@ class Files:
         )
 
 
-def place_of(artifact: RowMapping) -> str:
+def place_of(artifact: Row) -> str:
     """What the wire calls an artifact's ``file_path``; opaque to clients."""
     return f"{ARTIFACT_PLACE}/{artifact['artifact_id']}/{artifact['filename']}"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.charging import EndedAttempt, charge_attempt
 from rgrid_server.clock import now_ms
@@ -24,7 +24,7 @@ from rgrid_server.scheduler.wakeups import WORK, Wakeups, runner_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
 from rgrid_server.store import logs, queue
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import Transition
 
 LEASE_MS = 30_000
@@ -162,7 +162,7 @@ class Leases:
 
         self._wake(await self._database.write(give_back))
 
-    async def runners(self) -> Sequence[RowMapping]:
+    async def runners(self) -> Sequence[Row]:
         """Every runner that ever registered."""
         return await self._database.read(queue.list_runners)
 
@@ -273,7 +273,7 @@ class Leases:
             **asdict(self._limits),
         )
 
-    def _lose(self, connection: Connection, attempt: RowMapping, now: int) -> Transition | None:
+    def _lose(self, connection: Connection, attempt: Row, now: int) -> Transition | None:
         execution_id, number = attempt["execution_id"], attempt["attempt"]
         queue.close_attempt(connection, execution_id, number, Outcome.GRID_FAULT.value, now)
         try:
@@ -304,12 +304,12 @@ class Leases:
             self._wakeups.wake(topics_of(item))
 
 
-def _fitting(ready: Sequence[RowMapping], request: ClaimRequest, *, is_idle: bool) -> list[RowMapping]:
+def _fitting(ready: Sequence[Row], request: ClaimRequest, *, is_idle: bool) -> list[Row]:
     """Those that fit the free slots and CPUs, and their batches' parallelism.
 
     An idle runner takes one that asks for more than it has rather than leave it waiting for ever.
     """
-    chosen: list[RowMapping] = []
+    chosen: list[Row] = []
     free_cpus_milli = request.free_cpus_milli
     of_batch: Counter[tuple[str, str]] = Counter()
     for row in ready:
@@ -331,7 +331,7 @@ def _fitting(ready: Sequence[RowMapping], request: ClaimRequest, *, is_idle: boo
     return chosen
 
 
-def _id(row: RowMapping) -> AttemptId:
+def _id(row: Row) -> AttemptId:
     return AttemptId(row["execution_id"], row["attempt"])
 
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.batch import Counts
 from rgrid_server.domain.execution import TERMINAL, Status
+from rgrid_server.store.database import Row
 from rgrid_server.store.executions import LISTED
+from rgrid_server.store.prepared import Prepared, all_rows, first_row
 from rgrid_server.store.tables import batches, executions, specifications
+
+_BATCH = Prepared(
+    select(batches).where(
+        batches.c.tenant_id == bindparam("tenant_id"), batches.c.batch_id == bindparam("batch_id")
+    )
+)
 
 
 def insert_batch(connection: Connection, values: dict[str, Any]) -> None:
@@ -23,13 +31,12 @@ def insert_batch(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(insert(batches).values(values))
 
 
-def get_batch(connection: Connection, tenant_id: str, batch_id: str) -> RowMapping | None:
+def get_batch(connection: Connection, tenant_id: str, batch_id: str) -> Row | None:
     """A batch's row; None also when it is another tenant's."""
-    query = select(batches).where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id)
-    return connection.execute(query).mappings().first()
+    return _BATCH.first(connection, tenant_id=tenant_id, batch_id=batch_id)
 
 
-def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> RowMapping | None:
+def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> Row | None:
     """The unacknowledged batch that holds a run key."""
     query = select(batches).where(
         batches.c.tenant_id == tenant_id,
@@ -37,7 +44,7 @@ def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) 
         batches.c.run_key.is_not(None),
         batches.c.acknowledged_at_ms.is_(None),
     )
-    return connection.execute(query).mappings().first()
+    return first_row(connection, query)
 
 
 def update_batch(connection: Connection, tenant_id: str, batch_id: str, **values: object) -> None:
@@ -47,7 +54,7 @@ def update_batch(connection: Connection, tenant_id: str, batch_id: str, **values
     )
 
 
-def counts_of(row: RowMapping) -> Counts:
+def counts_of(row: Row) -> Counts:
     """The counts in a batch's row."""
     return Counts(
         queued=row["queued"],
@@ -86,7 +93,7 @@ def batch_executions(
     limit: int | None = None,
     after: int = -1,
     status: Status | None = None,
-) -> Sequence[RowMapping]:
+) -> Sequence[Row]:
     """Executions of a batch behind an index, in order of it."""
     query = (
         select(*LISTED)
@@ -100,7 +107,7 @@ def batch_executions(
     )
     if status is not None:
         query = query.where(executions.c.status == status.value)
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)
 
 
 def unfinished_ids(connection: Connection, tenant_id: str, batch_id: str) -> list[str]:
@@ -115,7 +122,7 @@ def unfinished_ids(connection: Connection, tenant_id: str, batch_id: str) -> lis
 
 def full_executions(
     connection: Connection, tenant_id: str, batch_id: str, statuses: Sequence[Status]
-) -> Sequence[RowMapping]:
+) -> Sequence[Row]:
     """Executions of a batch with their specifications, for submitting them again."""
     query = (
         select(
@@ -134,4 +141,4 @@ def full_executions(
         )
         .order_by(executions.c.batch_index)
     )
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)

@@ -5,12 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, select
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import bindparam, insert, select
+from sqlalchemy.engine import Connection
 
+from rgrid_server.store.database import Row
+from rgrid_server.store.prepared import Prepared, all_rows, first_row
 from rgrid_server.store.tables import artifacts, blobs, input_cache, tenant_blobs
 
 MAX_VARIABLES = 500
+
+
+_OWNED_SIZES = select(blobs.c.sha256, blobs.c.size_bytes).join_from(
+    tenant_blobs, blobs, blobs.c.sha256 == tenant_blobs.c.sha256
+)
+_OWNED_SIZE = Prepared(
+    _OWNED_SIZES.where(
+        tenant_blobs.c.tenant_id == bindparam("tenant_id"), tenant_blobs.c.sha256 == bindparam("sha256")
+    )
+)
+_BLOB = Prepared(select(blobs).where(blobs.c.sha256 == bindparam("sha256")))
+_HAS_BLOB = Prepared(select(blobs.c.sha256).where(blobs.c.sha256 == bindparam("sha256")))
+_INSERT_BLOB = Prepared(insert(blobs), [column.name for column in blobs.c])
+_OWNS = Prepared(
+    select(tenant_blobs.c.sha256).where(
+        tenant_blobs.c.tenant_id == bindparam("tenant_id"), tenant_blobs.c.sha256 == bindparam("sha256")
+    )
+)
+_INSERT_OWNED = Prepared(insert(tenant_blobs), ["tenant_id", "sha256"])
+_INSERT_ARTIFACT = Prepared(insert(artifacts), [column.name for column in artifacts.c])
+_ARTIFACTS = Prepared(
+    select(artifacts)
+    .where(artifacts.c.execution_id == bindparam("execution_id"))
+    .order_by(artifacts.c.artifact_type, artifacts.c.filename)
+)
+_ARTIFACTS_OF_TYPE = Prepared(
+    select(artifacts)
+    .where(
+        artifacts.c.execution_id == bindparam("execution_id"),
+        artifacts.c.artifact_type == bindparam("artifact_type"),
+    )
+    .order_by(artifacts.c.filename)
+)
 
 
 def owned_sizes(connection: Connection, tenant_id: str, hashes: Sequence[str]) -> dict[str, int]:
@@ -18,21 +53,21 @@ def owned_sizes(connection: Connection, tenant_id: str, hashes: Sequence[str]) -
     wanted = sorted(set(hashes))
     found: dict[str, int] = {}
     for start in range(0, len(wanted), MAX_VARIABLES):
-        rows = connection.execute(
-            select(blobs.c.sha256, blobs.c.size_bytes)
-            .join_from(tenant_blobs, blobs, blobs.c.sha256 == tenant_blobs.c.sha256)
-            .where(
-                tenant_blobs.c.tenant_id == tenant_id,
-                tenant_blobs.c.sha256.in_(wanted[start : start + MAX_VARIABLES]),
+        part = wanted[start : start + MAX_VARIABLES]
+        if len(part) == 1:
+            rows = _OWNED_SIZE.all(connection, tenant_id=tenant_id, sha256=part[0])
+        else:
+            rows = all_rows(
+                connection,
+                _OWNED_SIZES.where(tenant_blobs.c.tenant_id == tenant_id, tenant_blobs.c.sha256.in_(part)),
             )
-        ).all()
-        found.update({row.sha256: row.size_bytes for row in rows})
+        found.update({row["sha256"]: row["size_bytes"] for row in rows})
     return found
 
 
-def get_blob(connection: Connection, sha256: str) -> RowMapping | None:
+def get_blob(connection: Connection, sha256: str) -> Row | None:
     """A blob's row; ``content`` is None where its bytes are a file."""
-    return connection.execute(select(blobs).where(blobs.c.sha256 == sha256)).mappings().first()
+    return _BLOB.first(connection, sha256=sha256)
 
 
 def add_blob(
@@ -45,44 +80,37 @@ def add_blob(
     now_ms: int,
 ) -> bool:
     """Note a blob and that a tenant has it; returns whether it is new to the tenant."""
-    if connection.execute(select(blobs.c.sha256).where(blobs.c.sha256 == sha256)).first() is None:
-        connection.execute(
-            insert(blobs).values(sha256=sha256, size_bytes=size_bytes, content=content, created_at_ms=now_ms)
+    if _HAS_BLOB.first(connection, sha256=sha256) is None:
+        _INSERT_BLOB.run(
+            connection, sha256=sha256, size_bytes=size_bytes, content=content, created_at_ms=now_ms
         )
-    owned = connection.execute(
-        select(tenant_blobs.c.sha256).where(
-            tenant_blobs.c.tenant_id == tenant_id, tenant_blobs.c.sha256 == sha256
-        )
-    ).first()
+    owned = _OWNS.first(connection, tenant_id=tenant_id, sha256=sha256)
     if owned is None:
-        connection.execute(insert(tenant_blobs).values(tenant_id=tenant_id, sha256=sha256))
+        _INSERT_OWNED.run(connection, tenant_id=tenant_id, sha256=sha256)
     return owned is None
 
 
 def insert_artifacts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add files of an execution."""
     if rows:
-        connection.execute(insert(artifacts), list(rows))
+        _INSERT_ARTIFACT.run_many(connection, rows)
 
 
 def list_artifacts(
     connection: Connection, execution_id: str, artifact_type: str | None = None
-) -> Sequence[RowMapping]:
+) -> Sequence[Row]:
     """Files of an execution, inputs first, by name."""
-    query = select(artifacts).where(artifacts.c.execution_id == execution_id)
     if artifact_type is not None:
-        query = query.where(artifacts.c.artifact_type == artifact_type)
-    return (
-        connection.execute(query.order_by(artifacts.c.artifact_type, artifacts.c.filename)).mappings().all()
-    )
+        return _ARTIFACTS_OF_TYPE.all(connection, execution_id=execution_id, artifact_type=artifact_type)
+    return _ARTIFACTS.all(connection, execution_id=execution_id)
 
 
-def get_artifact(connection: Connection, artifact_id: str, tenant_id: str | None = None) -> RowMapping | None:
+def get_artifact(connection: Connection, artifact_id: str, tenant_id: str | None = None) -> Row | None:
     """A file by its id; None also when it is another tenant's."""
     query = select(artifacts).where(artifacts.c.artifact_id == artifact_id)
     if tenant_id is not None:
         query = query.where(artifacts.c.tenant_id == tenant_id)
-    return connection.execute(query).mappings().first()
+    return first_row(connection, query)
 
 
 def get_cached_inputs(connection: Connection, tenant_id: str, input_hash: str) -> Any | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 T = TypeVar("T")
 
-Row = RowMapping
+Row = Mapping[str, Any]
 """A row as queries return it, by column names; what the edge may know of SQL."""
 
 
@@ -22,8 +22,11 @@ class Database(Protocol):
     async def scan(self, query: Callable[[Connection], T]) -> T:
         """Run a query that may take long, on one snapshot, without holding others up."""
 
-    async def write(self, operation: Callable[[Connection], T]) -> T:
+    async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
         """Run an operation in a transaction; when this returns, what it did is durable.
+
+        The operation may be run more than once, after a conflict that undid it; ``is_long`` says that it
+        takes more than some milliseconds.
 
         Raises:
             StorageFull: the disk is full; nothing was written.

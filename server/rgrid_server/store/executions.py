@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, insert, select, update
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import ColumnElement, Integer, String, and_, bindparam, insert, literal_column, select, update
+from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
 from rgrid_server.domain.submission import Submission
+from rgrid_server.store.database import Row
+from rgrid_server.store.prepared import Prepared, all_rows
 from rgrid_server.store.tables import attempts, batches, events, executions, metadata_index, specifications
 
 MAX_INDEXED_CHARS = 256
@@ -23,10 +26,50 @@ _WITH_SPECIFICATION = select(
     specifications.c.requirements_content,
 ).join_from(executions, specifications, executions.c.specification_id == specifications.c.specification_id)
 
-_STATE_AND_OWNER = select(
-    executions.c.tenant_id,
-    executions.c.batch_id,
-    *[executions.c[name] for name in STATE_FIELDS],
+_EXECUTION = Prepared(_WITH_SPECIFICATION.where(executions.c.execution_id == bindparam("execution_id")))
+
+_STATE_AND_OWNER = Prepared(
+    select(
+        executions.c.tenant_id,
+        executions.c.batch_id,
+        *[executions.c[name] for name in STATE_FIELDS],
+    )
+    .where(executions.c.execution_id == bindparam("execution_id"))
+    .with_for_update()
+)
+_STATUS = Prepared(
+    select(executions.c.status, executions.c.exit_code).where(
+        executions.c.execution_id == bindparam("execution_id"),
+        executions.c.tenant_id == bindparam("tenant_id"),
+    )
+)
+_BY_RUN_KEY = Prepared(
+    select(executions.c.execution_id, executions.c.fingerprint, executions.c.batch_id).where(
+        executions.c.tenant_id == bindparam("tenant_id"),
+        executions.c.run_key == bindparam("run_key"),
+        executions.c.run_key.is_not(None),
+        executions.c.acknowledged_at_ms.is_(None),
+    )
+)
+_HAS_SPECIFICATION = Prepared(
+    select(specifications.c.specification_id).where(
+        specifications.c.specification_id == bindparam("specification_id")
+    )
+)
+_INSERT_SPECIFICATION = Prepared(insert(specifications), [column.name for column in specifications.c])
+_INSERT_EVENT = Prepared(
+    insert(events), ["tenant_id", "execution_id", "batch_id", "status", "attempt", "at_ms"]
+)
+_INSERT_INDEXED = Prepared(
+    insert(metadata_index).from_select(
+        ["tenant_id", "name", "value", "sequence"],
+        select(
+            bindparam("tenant_id", type_=String),
+            bindparam("name", type_=String),
+            bindparam("value", type_=String),
+            executions.c.sequence,
+        ).where(executions.c.execution_id == bindparam("execution_id")),
+    )
 )
 
 LISTED = (
@@ -86,39 +129,36 @@ def insert_specification(
     connection: Connection, tenant_id: str, specification_id: str, submission: Submission, now_ms: int
 ) -> None:
     """Keep a specification once, whoever submits it again."""
-    known = connection.execute(
-        select(specifications.c.specification_id).where(specifications.c.specification_id == specification_id)
-    ).first()
-    if known is None:
-        connection.execute(
-            insert(specifications).values(
-                specification_id=specification_id,
-                tenant_id=tenant_id,
-                created_at_ms=now_ms,
-                **asdict(submission.specification),
-            )
+    if _HAS_SPECIFICATION.first(connection, specification_id=specification_id) is None:
+        _INSERT_SPECIFICATION.run(
+            connection,
+            specification_id=specification_id,
+            tenant_id=tenant_id,
+            created_at_ms=now_ms,
+            **submission.specification.wire(),
         )
 
 
-def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewExecution]) -> None:
+def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewExecution]) -> list[Row]:
     """Insert executions with their index of metadata, their events and their batch's counts.
+
+    Returns what :func:`get_execution` would of each.
 
     Raises:
         sqlalchemy.exc.IntegrityError: a run key is held already.
     """
-    rows = connection.execute(
-        insert(executions).returning(executions.c.sequence, sort_by_parameter_order=True),
-        [_row(tenant_id, item) for item in new],
-    ).all()
+    rows = [_row(tenant_id, item) for item in new]
+    _INSERT.run_many(connection, rows)
     indexed = [
-        {"tenant_id": tenant_id, "name": name, "value": value, "sequence": sequence}
-        for (sequence,), item in zip(rows, new, strict=True)
+        {"tenant_id": tenant_id, "name": name, "value": value, "execution_id": item.execution_id}
+        for item in new
+        if item.submission.user_metadata
         for name, value in _indexed(item.submission.user_metadata)
     ]
     if indexed:
-        connection.execute(insert(metadata_index), indexed)
-    connection.execute(
-        insert(events),
+        _INSERT_INDEXED.run_many(connection, indexed)
+    _INSERT_EVENT.run_many(
+        connection,
         [
             _event(
                 tenant_id, item.execution_id, item.submission.batch_id, item.state, item.state.created_at_ms
@@ -126,39 +166,56 @@ def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewE
             for item in new
         ],
     )
+    for row, item in zip(rows, new, strict=True):
+        row.update(_DEFAULTS, **item.submission.specification.wire())
+    return list(rows)
 
 
-def get_execution(connection: Connection, tenant_id: str | None, execution_id: str) -> RowMapping | None:
+MAX_SEQUENCE = 2**62
+_LIST_ALL = (
+    select(*LISTED)
+    .where(executions.c.tenant_id == bindparam("tenant_id"), executions.c.sequence < bindparam("before"))
+    .order_by(executions.c.sequence.desc())
+    .limit(bindparam("max_rows", type_=Integer))
+)
+_LIST = Prepared(_LIST_ALL)
+_LIST_BY_STATUS = Prepared(_LIST_ALL.where(executions.c.status == bindparam("status")))
+_DURATIONS = Prepared(
+    select(executions.c.duration_ms)
+    .where(
+        executions.c.tenant_id == bindparam("tenant_id"),
+        executions.c.runtime == bindparam("runtime"),
+        executions.c.status == literal_column("'completed'"),
+        executions.c.completed_at_ms >= bindparam("since_ms"),
+        executions.c.duration_ms.is_not(None),
+    )
+    .order_by(executions.c.completed_at_ms.desc())
+    .limit(bindparam("max_rows", type_=Integer))
+)
+
+
+def get_execution(connection: Connection, tenant_id: str | None, execution_id: str) -> Row | None:
     """An execution with its specification; None also when it is another tenant's."""
-    query = _WITH_SPECIFICATION.where(executions.c.execution_id == execution_id)
-    if tenant_id is not None:
-        query = query.where(executions.c.tenant_id == tenant_id)
-    return connection.execute(query).mappings().first()
+    row = _EXECUTION.first(connection, execution_id=execution_id)
+    if row is not None and tenant_id is not None and row["tenant_id"] != tenant_id:
+        return None
+    return row
 
 
-def get_status(connection: Connection, tenant_id: str, execution_id: str) -> RowMapping | None:
+def get_status(connection: Connection, tenant_id: str, execution_id: str) -> Row | None:
     """An execution's status and exit code; None also when it is another tenant's."""
-    query = select(executions.c.status, executions.c.exit_code).where(
-        executions.c.execution_id == execution_id, executions.c.tenant_id == tenant_id
-    )
-    return connection.execute(query).mappings().first()
+    return _STATUS.first(connection, execution_id=execution_id, tenant_id=tenant_id)
 
 
-def find_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> RowMapping | None:
+def find_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> Row | None:
     """The unacknowledged execution that holds a run key."""
-    query = select(executions.c.execution_id, executions.c.fingerprint, executions.c.batch_id).where(
-        executions.c.tenant_id == tenant_id,
-        executions.c.run_key == run_key,
-        executions.c.run_key.is_not(None),
-        executions.c.acknowledged_at_ms.is_(None),
-    )
-    return connection.execute(query).mappings().first()
+    return _BY_RUN_KEY.first(connection, tenant_id=tenant_id, run_key=run_key)
 
 
-def lookup_executions(connection: Connection, tenant_id: str, ids: Sequence[str]) -> Sequence[RowMapping]:
+def lookup_executions(connection: Connection, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
     """List rows of those of the ids that there are."""
     query = select(*LISTED).where(executions.c.tenant_id == tenant_id, executions.c.execution_id.in_(ids))
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)
 
 
 def list_executions(
@@ -169,8 +226,15 @@ def list_executions(
     before: int | None = None,
     status: Status | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> Sequence[RowMapping]:
+) -> Sequence[Row]:
     """Newest first, those before a sequence number; every name of ``metadata`` has to match."""
+    if not metadata:
+        last = MAX_SEQUENCE if before is None else before
+        if status is None:
+            return _LIST.all(connection, tenant_id=tenant_id, before=last, max_rows=limit)
+        return _LIST_BY_STATUS.all(
+            connection, tenant_id=tenant_id, before=last, max_rows=limit, status=status.value
+        )
     conditions: list[ColumnElement[bool]] = [executions.c.tenant_id == tenant_id]
     source = executions
     order = executions.c.sequence
@@ -201,10 +265,10 @@ def list_executions(
     if before is not None:
         conditions.append(order < before)
     query = select(*LISTED).select_from(source).where(and_(*conditions)).order_by(order.desc()).limit(limit)
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)
 
 
-def get_state(row: RowMapping | Mapping[str, Any]) -> State:
+def get_state(row: Row | Mapping[str, Any]) -> State:
     """The state that a row says."""
     return State(**{name: row[name] for name in STATE_FIELDS} | {"status": Status(row["status"])})
 
@@ -219,11 +283,7 @@ def transition(
     Raises:
         rgrid_server.domain.execution.Refused: the rules refuse the event; nothing is written.
     """
-    row = (
-        connection.execute(_STATE_AND_OWNER.where(executions.c.execution_id == execution_id))
-        .mappings()
-        .first()
-    )
+    row = _STATE_AND_OWNER.first(connection, execution_id=execution_id)
     if row is None:
         return None
     before = get_state(row)
@@ -233,13 +293,9 @@ def transition(
         name: getattr(after, name) for name in STATE_FIELDS if getattr(after, name) != getattr(before, name)
     }
     if changes:
-        connection.execute(
-            update(executions).where(executions.c.execution_id == execution_id).values(**changes)
-        )
+        _changing(tuple(changes)).run(connection, changed_id=execution_id, **changes)
     if done.changed_status:
-        connection.execute(
-            insert(events).values(_event(done.tenant_id, execution_id, done.batch_id, after, now_ms))
-        )
+        _INSERT_EVENT.run(connection, **_event(done.tenant_id, execution_id, done.batch_id, after, now_ms))
         if done.batch_id is not None:
             count_in_batch(
                 connection,
@@ -254,51 +310,37 @@ def count_in_batch(
     connection: Connection, tenant_id: str, batch_id: str, changes: Mapping[Status, int]
 ) -> None:
     """Keep a batch's counts by status, in the transaction of what changes them."""
-    connection.execute(
-        update(batches)
-        .where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id)
-        .values({status.value: batches.c[status.value] + change for status, change in changes.items()})
+    _counting(tuple(status.value for status in changes)).run(
+        connection,
+        of_tenant=tenant_id,
+        of_batch=batch_id,
+        **{f"{status.value}_change": change for status, change in changes.items()},
     )
 
 
 def charge_batch(connection: Connection, tenant_id: str, batch_id: str, nanos: int) -> None:
     """Add a charge to its batch's sum."""
-    connection.execute(
-        update(batches)
-        .where(batches.c.tenant_id == tenant_id, batches.c.batch_id == batch_id)
-        .values(charge_nanos=batches.c.charge_nanos + nanos)
+    _counting(("charge_nanos",)).run(
+        connection, of_tenant=tenant_id, of_batch=batch_id, charge_nanos_change=nanos
     )
 
 
 def set_inputs(connection: Connection, execution_id: str, inputs: Mapping[str, str | None]) -> None:
     """Write which blob each input is, as files arrive."""
-    connection.execute(
-        update(executions).where(executions.c.execution_id == execution_id).values(inputs=dict(inputs))
-    )
+    _changing(("inputs",)).run(connection, changed_id=execution_id, inputs=dict(inputs))
 
 
 def set_result(connection: Connection, execution_id: str, values: Mapping[str, Any]) -> None:
     """Write what an attempt left beside its state: outputs' heads, host, metadata, charge."""
-    connection.execute(update(executions).where(executions.c.execution_id == execution_id).values(**values))
+    _changing(tuple(values)).run(connection, changed_id=execution_id, **values)
 
 
 def recent_durations_ms(
     connection: Connection, tenant_id: str, runtime: str, since_ms: int, limit: int
 ) -> list[int]:
     """How long the latest completed executions of a runtime took."""
-    query = (
-        select(executions.c.duration_ms)
-        .where(
-            executions.c.tenant_id == tenant_id,
-            executions.c.runtime == runtime,
-            executions.c.status == Status.COMPLETED.value,
-            executions.c.completed_at_ms >= since_ms,
-            executions.c.duration_ms.is_not(None),
-        )
-        .order_by(executions.c.completed_at_ms.desc())
-        .limit(limit)
-    )
-    return list(connection.execute(query).scalars())
+    rows = _DURATIONS.all(connection, tenant_id=tenant_id, runtime=runtime, since_ms=since_ms, max_rows=limit)
+    return [row["duration_ms"] for row in rows]
 
 
 def any_unfinished(connection: Connection) -> bool:
@@ -310,7 +352,7 @@ def any_unfinished(connection: Connection) -> bool:
     return any(connection.execute(query.limit(1)).first() is not None for query in (ready, carried))
 
 
-def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Sequence[RowMapping]:
+def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Sequence[Row]:
     """Executions whose files should have arrived by now."""
     query = (
         select(executions.c.execution_id, executions.c.inputs)
@@ -321,34 +363,66 @@ def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Seq
         )
         .limit(limit)
     )
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)
+
+
+@cache
+def _changing(columns: tuple[str, ...]) -> Prepared:
+    return Prepared(
+        update(executions).where(executions.c.execution_id == bindparam("changed_id")),
+        ["changed_id", *columns],
+    )
+
+
+@cache
+def _counting(columns: tuple[str, ...]) -> Prepared:
+    return Prepared(
+        update(batches)
+        .where(
+            batches.c.tenant_id == bindparam("of_tenant"),
+            batches.c.batch_id == bindparam("of_batch"),
+        )
+        .values({name: batches.c[name] + bindparam(f"{name}_change") for name in columns})
+    )
+
+
+_UNSET: dict[str, Any] = {
+    column.name: None for column in executions.c if column.name != "sequence" and not column.server_default
+}
+_DEFAULTS = {"output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
+_INSERT = Prepared(insert(executions), list(_UNSET))
 
 
 def _row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
     submission = item.submission
-    return asdict(item.state) | {
-        "status": item.state.status.value,
-        "execution_id": item.execution_id,
-        "tenant_id": tenant_id,
-        "specification_id": item.specification_id,
-        "runtime": submission.runtime,
-        "batch_id": submission.batch_id,
-        "batch_index": item.batch_index,
-        "batch_input": item.batch_input,
-        "args": list(submission.args),
-        "env_vars": dict(submission.env_vars),
-        "inputs": dict(submission.inputs),
-        "outputs": list(submission.outputs) if submission.outputs is not None else None,
-        "user_metadata": dict(submission.user_metadata),
-        "timeout_seconds": submission.timeout_seconds,
-        "cpus_milli": submission.cpus_milli,
-        "memory_mib": submission.memory_mib,
-        "priority": submission.priority,
-        "queue_rank": -submission.priority,
-        "run_key": submission.run_key,
-        "fingerprint": item.fingerprint,
-        "inputs_due_at_ms": item.inputs_due_at_ms,
-    }
+    state = item.state
+    return (
+        _UNSET
+        | {name: getattr(state, name) for name in STATE_FIELDS}
+        | {
+            "status": state.status.value,
+            "execution_id": item.execution_id,
+            "tenant_id": tenant_id,
+            "specification_id": item.specification_id,
+            "runtime": submission.runtime,
+            "batch_id": submission.batch_id,
+            "batch_index": item.batch_index,
+            "batch_input": item.batch_input,
+            "args": list(submission.args),
+            "env_vars": dict(submission.env_vars),
+            "inputs": dict(submission.inputs),
+            "outputs": list(submission.outputs) if submission.outputs is not None else None,
+            "user_metadata": dict(submission.user_metadata),
+            "timeout_seconds": submission.timeout_seconds,
+            "cpus_milli": submission.cpus_milli,
+            "memory_mib": submission.memory_mib,
+            "priority": submission.priority,
+            "queue_rank": -submission.priority,
+            "run_key": submission.run_key,
+            "fingerprint": item.fingerprint,
+            "inputs_due_at_ms": item.inputs_due_at_ms,
+        }
+    )
 
 
 def _event(

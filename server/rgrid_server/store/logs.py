@@ -5,30 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
-from sqlalchemy import func, insert, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.attempts import LogChunk, LogEntry
+from rgrid_server.store.prepared import Prepared
 from rgrid_server.store.tables import log_chunks
 
 CHUNKS_A_PAGE = 64
 
 
+_LAST = Prepared(
+    select(func.max(log_chunks.c.last_sequence)).where(log_chunks.c.execution_id == bindparam("execution_id"))
+)
+_INSERT = Prepared(insert(log_chunks), [column.name for column in log_chunks.c])
+_PAGE = Prepared(
+    select(log_chunks.c.first_sequence, log_chunks.c.entries)
+    .where(
+        log_chunks.c.execution_id == bindparam("execution_id"),
+        log_chunks.c.last_sequence > bindparam("after"),
+    )
+    .order_by(log_chunks.c.first_sequence)
+    .limit(CHUNKS_A_PAGE)
+)
+
+
 def append_chunk(connection: Connection, execution_id: str, attempt: int, chunk: LogChunk) -> bool:
     """Keep a chunk; returns False, and changes nothing, when its beginning is stored already."""
-    last = connection.execute(
-        select(func.max(log_chunks.c.last_sequence)).where(log_chunks.c.execution_id == execution_id)
-    ).scalar()
+    last = _LAST.scalar(connection, execution_id=execution_id)
     if last is not None and chunk.first_sequence <= last:
         return False
-    connection.execute(
-        insert(log_chunks).values(
-            execution_id=execution_id,
-            first_sequence=chunk.first_sequence,
-            last_sequence=chunk.first_sequence + len(chunk.entries) - 1,
-            attempt=attempt,
-            entries=orjson.dumps([tuple(entry) for entry in chunk.entries]),
-        )
+    _INSERT.run(
+        connection,
+        execution_id=execution_id,
+        first_sequence=chunk.first_sequence,
+        last_sequence=chunk.first_sequence + len(chunk.entries) - 1,
+        attempt=attempt,
+        entries=orjson.dumps([tuple(entry) for entry in chunk.entries]),
     )
     return True
 
@@ -37,17 +50,12 @@ def read_log(
     connection: Connection, execution_id: str, after: int, max_entries: int
 ) -> list[tuple[int, LogEntry]]:
     """Entries behind a sequence number with their numbers, as far as one page of chunks goes."""
-    rows = connection.execute(
-        select(log_chunks.c.first_sequence, log_chunks.c.entries)
-        .where(log_chunks.c.execution_id == execution_id, log_chunks.c.last_sequence > after)
-        .order_by(log_chunks.c.first_sequence)
-        .limit(CHUNKS_A_PAGE)
-    ).all()
+    rows = _PAGE.all(connection, execution_id=execution_id, after=after)
     found: list[tuple[int, LogEntry]] = []
     for row in rows:
         found.extend(
             (sequence, LogEntry(*entry))
-            for sequence, entry in enumerate(orjson.loads(row.entries), row.first_sequence)
+            for sequence, entry in enumerate(orjson.loads(row["entries"]), row["first_sequence"])
             if sequence > after
         )
         if len(found) >= max_entries:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import Status
+from rgrid_server.store.database import Row
+from rgrid_server.store.prepared import Prepared, all_rows
 from rgrid_server.store.tables import attempts, batches, executions, runners, specifications
 
 _READY = (
@@ -32,13 +34,64 @@ _READY = (
 )
 
 
-def ready_executions(connection: Connection, now_ms: int, limit: int) -> Sequence[RowMapping]:
+_OPEN = Prepared(
+    insert(attempts),
+    [
+        "execution_id",
+        "attempt",
+        "tenant_id",
+        "runner_id",
+        "incarnation",
+        "claimed_at_ms",
+        "lease_expires_at_ms",
+    ],
+)
+_OPEN_ATTEMPT = Prepared(
+    select(attempts).where(
+        attempts.c.execution_id == bindparam("execution_id"),
+        attempts.c.attempt == bindparam("attempt"),
+        attempts.c.ended_at_ms.is_(None),
+    )
+)
+_CLOSE = Prepared(
+    update(attempts).where(
+        attempts.c.execution_id == bindparam("of_execution"), attempts.c.attempt == bindparam("number")
+    ),
+    ["of_execution", "number", "ended_at_ms", "outcome"],
+)
+_EXTEND = Prepared(
+    update(attempts).where(
+        attempts.c.execution_id == bindparam("of_execution"),
+        attempts.c.attempt == bindparam("number"),
+        attempts.c.ended_at_ms.is_(None),
+    ),
+    ["of_execution", "number", "lease_expires_at_ms"],
+)
+_CANCELED = Prepared(
+    select(attempts.c.execution_id, attempts.c.attempt)
+    .join_from(attempts, executions, executions.c.execution_id == attempts.c.execution_id)
+    .where(
+        attempts.c.ended_at_ms.is_(None),
+        attempts.c.runner_id == bindparam("runner_id"),
+        executions.c.cancel_requested_at_ms.is_not(None),
+    )
+)
+_SPECIFICATION = Prepared(
+    select(specifications).where(specifications.c.specification_id == bindparam("specification_id"))
+)
+_TOUCH = Prepared(
+    update(runners).where(runners.c.runner_id == bindparam("touched_id")), ["touched_id", "seen_at_ms"]
+)
+_RUNNER = Prepared(select(runners).where(runners.c.runner_id == bindparam("runner_id")))
+
+
+def ready_executions(connection: Connection, now_ms: int, limit: int) -> Sequence[Row]:
     """Executions that may be claimed now: priority first, then age; of a batch only up to its parallelism."""
     query = _READY.where(
         executions.c.ready_at_ms <= now_ms,
         or_(batches.c.parallelism.is_(None), batches.c.running < batches.c.parallelism),
     ).limit(limit)
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)
 
 
 def next_ready_at_ms(connection: Connection) -> int | None:
@@ -51,30 +104,16 @@ def next_ready_at_ms(connection: Connection) -> int | None:
 
 def open_attempt(connection: Connection, values: dict[str, Any]) -> None:
     """Record an attempt and its lease, in the transaction of its claim."""
-    connection.execute(insert(attempts).values(values))
+    _OPEN.run(connection, **values)
 
 
 def close_attempt(
     connection: Connection, execution_id: str, attempt: int, outcome: str, now_ms: int
-) -> RowMapping | None:
+) -> Row | None:
     """Record how an attempt ended; returns its row, None when it was closed before."""
-    row = (
-        connection.execute(
-            select(attempts).where(
-                attempts.c.execution_id == execution_id,
-                attempts.c.attempt == attempt,
-                attempts.c.ended_at_ms.is_(None),
-            )
-        )
-        .mappings()
-        .first()
-    )
+    row = _OPEN_ATTEMPT.first(connection, execution_id=execution_id, attempt=attempt)
     if row is not None:
-        connection.execute(
-            update(attempts)
-            .where(attempts.c.execution_id == execution_id, attempts.c.attempt == attempt)
-            .values(ended_at_ms=now_ms, outcome=outcome)
-        )
+        _CLOSE.run(connection, of_execution=execution_id, number=attempt, ended_at_ms=now_ms, outcome=outcome)
     return row
 
 
@@ -91,7 +130,7 @@ def open_attempts(
     runner_id: str | None = None,
     other_incarnation: str | None = None,
     expired_by_ms: int | None = None,
-) -> Sequence[RowMapping]:
+) -> Sequence[Row]:
     """Attempts that have not ended: of a runner, of its other incarnations, or with expired leases."""
     query = select(attempts).where(attempts.c.ended_at_ms.is_(None))
     if runner_id is not None:
@@ -100,20 +139,12 @@ def open_attempts(
         query = query.where(attempts.c.incarnation != other_incarnation)
     if expired_by_ms is not None:
         query = query.where(attempts.c.lease_expires_at_ms <= expired_by_ms)
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)
 
 
 def extend_lease(connection: Connection, execution_id: str, attempt: int, expires_at_ms: int) -> None:
     """Move one attempt's deadline."""
-    connection.execute(
-        update(attempts)
-        .where(
-            attempts.c.execution_id == execution_id,
-            attempts.c.attempt == attempt,
-            attempts.c.ended_at_ms.is_(None),
-        )
-        .values(lease_expires_at_ms=expires_at_ms)
-    )
+    _EXTEND.run(connection, of_execution=execution_id, number=attempt, lease_expires_at_ms=expires_at_ms)
 
 
 def extend_all_leases(connection: Connection, expires_at_ms: int) -> None:
@@ -125,24 +156,15 @@ def extend_all_leases(connection: Connection, expires_at_ms: int) -> None:
     )
 
 
-def cancel_requests(connection: Connection, runner_id: str) -> Sequence[RowMapping]:
+def cancel_requests(connection: Connection, runner_id: str) -> Sequence[Row]:
     """Open attempts of a runner that their submitters want stopped."""
-    query = (
-        select(attempts.c.execution_id, attempts.c.attempt)
-        .join_from(attempts, executions, executions.c.execution_id == attempts.c.execution_id)
-        .where(
-            attempts.c.ended_at_ms.is_(None),
-            attempts.c.runner_id == runner_id,
-            executions.c.cancel_requested_at_ms.is_not(None),
-        )
-    )
-    return connection.execute(query).mappings().all()
+    return _CANCELED.all(connection, runner_id=runner_id)
 
 
-def get_specifications(connection: Connection, ids: Sequence[str]) -> Sequence[RowMapping]:
+def get_specifications(connection: Connection, ids: Sequence[str]) -> Sequence[Row]:
     """Specifications by their ids."""
-    query = select(specifications).where(specifications.c.specification_id.in_(ids))
-    return connection.execute(query).mappings().all()
+    found = (_SPECIFICATION.first(connection, specification_id=one) for one in ids)
+    return [row for row in found if row is not None]
 
 
 def put_runner(connection: Connection, values: dict[str, Any]) -> None:
@@ -151,13 +173,13 @@ def put_runner(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(insert(runners).values(values))
 
 
-def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> RowMapping | None:
+def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> Row | None:
     """Note that a runner was heard of; None when it never registered."""
-    connection.execute(update(runners).where(runners.c.runner_id == runner_id).values(seen_at_ms=now_ms))
-    return connection.execute(select(runners).where(runners.c.runner_id == runner_id)).mappings().first()
+    _TOUCH.run(connection, touched_id=runner_id, seen_at_ms=now_ms)
+    return _RUNNER.first(connection, runner_id=runner_id)
 
 
-def list_runners(connection: Connection, seen_since_ms: int = 0) -> Sequence[RowMapping]:
+def list_runners(connection: Connection, seen_since_ms: int = 0) -> Sequence[Row]:
     """Runners that were heard of since a time."""
     query = select(runners).where(runners.c.seen_at_ms >= seen_since_ms).order_by(runners.c.runner_id)
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, func, insert, select
+from sqlalchemy import Table, bindparam, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.prices import Price
+from rgrid_server.store.database import Row
+from rgrid_server.store.prepared import Prepared, all_rows
 from rgrid_server.store.tables import charges, prices, spend_daily, spend_monthly, usages
 
 DIMENSIONS = ("dag_id", "task_id", "owner", "runtime")
 """What the daily rollup can be cut by, beside the day."""
 
 
+_INSERT_USAGE = Prepared(insert(usages), [column.name for column in usages.c])
+_INSERT_CHARGE = Prepared(insert(charges), [column.name for column in charges.c])
+_MONTH_NANOS = Prepared(
+    select(spend_monthly.c.nanos).where(
+        spend_monthly.c.tenant_id == bindparam("tenant_id"), spend_monthly.c.month == bindparam("month")
+    )
+)
+
+
 def insert_usage(connection: Connection, values: dict[str, Any]) -> None:
     """Keep an attempt's usage; the database refuses a second one."""
-    connection.execute(insert(usages).values(values))
+    _INSERT_USAGE.run(connection, **values)
 
 
 def insert_charge(connection: Connection, values: dict[str, Any]) -> None:
     """Keep an attempt's charge; the database refuses a second one."""
-    connection.execute(insert(charges).values(values))
+    _INSERT_CHARGE.run(connection, **values)
 
 
 def add_to_rollups(
@@ -49,10 +61,7 @@ def add_to_rollups(
 
 def month_nanos(connection: Connection, tenant_id: str, month: str) -> int:
     """What a tenant has spent in a month (YYYY-MM)."""
-    query = select(spend_monthly.c.nanos).where(
-        spend_monthly.c.tenant_id == tenant_id, spend_monthly.c.month == month
-    )
-    return int(connection.execute(query).scalar() or 0)
+    return int(_MONTH_NANOS.scalar(connection, tenant_id=tenant_id, month=month) or 0)
 
 
 def sum_daily(
@@ -63,8 +72,16 @@ def sum_daily(
     first_day: str,
     last_day: str,
     filters: dict[str, str] | None = None,
-) -> Sequence[RowMapping]:
+) -> Sequence[Row]:
     """Sums of the rollup over days from first to last, grouped by ``day`` and any of DIMENSIONS."""
+    filters = filters or {}
+    summing = _summing(tuple(columns), tuple(filters))
+    wanted = {f"only_{name}": value for name, value in filters.items()}
+    return summing.all(connection, tenant_id=tenant_id, first_day=first_day, last_day=last_day, **wanted)
+
+
+@cache
+def _summing(columns: tuple[str, ...], filters: tuple[str, ...]) -> Prepared:
     table = spend_daily.c
     query = (
         select(
@@ -74,17 +91,19 @@ def sum_daily(
             func.sum(table.compute_ms).label("compute_ms"),
             func.sum(table.nanos).label("nanos"),
         )
-        .where(table.tenant_id == tenant_id, table.day >= first_day, table.day <= last_day)
+        .where(
+            table.tenant_id == bindparam("tenant_id"),
+            table.day >= bindparam("first_day"),
+            table.day <= bindparam("last_day"),
+        )
         .group_by(*[table[name] for name in columns])
     )
-    for name, value in (filters or {}).items():
-        query = query.where(table[name] == value)
-    return connection.execute(query).mappings().all()
+    for name in filters:
+        query = query.where(table[name] == bindparam(f"only_{name}"))
+    return Prepared(query)
 
 
-def usages_between(
-    connection: Connection, tenant_id: str, *, first_day: str, last_day: str
-) -> Sequence[RowMapping]:
+def usages_between(connection: Connection, tenant_id: str, *, first_day: str, last_day: str) -> Sequence[Row]:
     """Every attempt's usage with its charge, for cuts that the rollup does not have."""
     query = (
         select(
@@ -111,12 +130,12 @@ def usages_between(
         )
         .where(usages.c.tenant_id == tenant_id, usages.c.day >= first_day, usages.c.day <= last_day)
     )
-    return connection.execute(query).mappings().all()
+    return all_rows(connection, query)
 
 
 def load_prices(connection: Connection) -> list[Price]:
     """The price book, oldest first."""
-    rows = connection.execute(select(prices).order_by(prices.c.effective_from_ms)).mappings().all()
+    rows = all_rows(connection, select(prices).order_by(prices.c.effective_from_ms))
     return [Price(**row) for row in rows]
 
 
@@ -137,11 +156,18 @@ def insert_prices(connection: Connection, book: Sequence[Price]) -> None:
 
 
 def _add(connection: Connection, table: Table, key: dict[str, str], amounts: dict[str, int]) -> None:
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    upsert = dialect.insert(table).values(**key, **amounts)
-    connection.execute(
+    _adding(connection.dialect.name, table, tuple(amounts)).run(connection, **key, **amounts)
+
+
+@cache
+def _adding(dialect_name: str, table: Table, amounts: tuple[str, ...]) -> Prepared:
+    dialect = sqlite if dialect_name == "sqlite" else postgresql
+    key = [column.name for column in table.primary_key]
+    upsert = dialect.insert(table)
+    return Prepared(
         upsert.on_conflict_do_update(
-            index_elements=[column.name for column in table.primary_key],
+            index_elements=key,
             set_={name: table.c[name] + upsert.excluded[name] for name in amounts},
-        )
+        ),
+        [*key, *amounts],
     )

@@ -1,22 +1,22 @@
 """SQLite: many readers and one writer that commits the operations which wait together.
 
-A durable commit is an fsync, about a millisecond whatever it carries. So one thread owns the writing
-connection, takes all operations that wait, runs each in a savepoint of its own and commits them at once:
-each is still alone in failing, and none is answered before its commit is on the disk.
+A durable commit is an fsync, about a millisecond whatever it carries. So all operations that wait are run on
+one connection, each in a savepoint of its own, and committed at once: each is still alone in failing, and
+none is answered before its commit is on the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
@@ -28,14 +28,48 @@ T = TypeVar("T")
 
 MAX_OPERATIONS_A_COMMIT = 512
 MAX_SCANS_AT_ONCE = 4
+SNAPSHOT_SECONDS = 0.05
+YIELD_AFTER_SECONDS = 0.002
+"""So long a group's operations may hold up the event loop at a time."""
 
 
 @dataclass(slots=True)
 class _Waiting:
     operation: Callable[[Connection], Any]
+    is_long: bool
     future: asyncio.Future[Any]
     result: Any = None
-    error: BaseException | None = None
+    error: Exception | None = None
+
+    def run(self, connection: Connection, driver: sqlite3.Connection) -> None:
+        """Run the operation in the open transaction; if it fails, nothing of it stays."""
+        driver.execute("SAVEPOINT operation")
+        try:
+            self.result = self.operation(connection)
+        except Exception as error:
+            self.error = _translated(error)
+            if driver.in_transaction:
+                driver.execute("ROLLBACK TO operation")
+        if driver.in_transaction:
+            driver.execute("RELEASE operation")
+
+    def check_still_open(self, driver: sqlite3.Connection) -> None:
+        """Make sure that the operation left the transaction open.
+
+        Raises:
+            Exception: SQLite itself has rolled all of it back, as it does when the disk is full.
+        """
+        if not driver.in_transaction:
+            raise self.error or RuntimeError("the transaction was lost")
+
+    def settle(self) -> None:
+        """Tell the one who waits; it may have left."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
 
 
 def sqlite_engine(path: Path) -> Engine:
@@ -44,6 +78,8 @@ def sqlite_engine(path: Path) -> Engine:
         f"sqlite:///{path}",
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
         connect_args={"check_same_thread": False, "timeout": 30, "cached_statements": 512},
     )
 
@@ -64,19 +100,36 @@ def sqlite_engine(path: Path) -> Engine:
 
 
 class SqliteDatabase:
-    """The store protocol on one SQLite file; it belongs to the event loop that first uses it."""
+    """The store protocol on one SQLite file; it belongs to the event loop that first uses it.
+
+    All writes go through one connection. Those that wait are committed together, so a hundred durable
+    submissions share an fsync. Operations run on the event loop itself, for each takes less time than handing
+    it to a thread would; what waits for the disk, and what is long, runs in a thread.
+    """
 
     def __init__(self, path: Path) -> None:
         self._engine = sqlite_engine(path)
         self._reader = self._engine.connect()
+        self._connection = self._engine.connect()
         self._scans = asyncio.Semaphore(MAX_SCANS_AT_ONCE)
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write_in_groups, name="sqlite-writer", daemon=True)
-        self._writer.start()
+        self._thread = ThreadPoolExecutor(1, "sqlite-writer")
+        self._waiting: deque[_Waiting] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._is_committing = False
+        self._has_snapshot = False
         self._closed = False
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a short query here and now: handing it to a thread would take longer than it does."""
+        """Run a short query here and now: handing it to a thread would take longer than it does.
+
+        Queries between two commits share a snapshot, for taking SQLite's locks takes as long as most
+        queries. It ends before the next transaction begins, so that it never shows less than what this
+        process has committed, and soon in any case, for what others have.
+        """
+        if not self._has_snapshot and not self._is_committing:
+            self._driver_of(self._reader).execute("BEGIN")
+            self._has_snapshot = True
+            asyncio.get_running_loop().call_later(SNAPSHOT_SECONDS, self._end_snapshot)
         return query(self._reader)
 
     async def scan(self, query: Callable[[Connection], T]) -> T:
@@ -84,22 +137,28 @@ class SqliteDatabase:
         async with self._scans:
             return await asyncio.to_thread(self._scan, query)
 
-    async def write(self, operation: Callable[[Connection], T]) -> T:
-        """Hand an operation to the writer and wait until it is durable."""
+    async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
+        """Queue an operation and wait until it is durable."""
         if self._closed:
             raise RuntimeError("the database is closed")
-        waiting = _Waiting(operation, asyncio.get_running_loop().create_future())
-        self._waiting.put(waiting)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(operation, is_long, loop.create_future())
+        self._waiting.append(waiting)
+        if self._writing is None:
+            self._writing = loop.create_task(self._write_in_groups())
         result: T = await waiting.future
         return result
 
     async def close(self) -> None:
-        """Let the writer finish, then close."""
+        """Finish what was queued, then close."""
         if self._closed:
             return
         self._closed = True
-        self._waiting.put(None)
-        await asyncio.to_thread(self._writer.join)
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+        self._end_snapshot()
+        self._thread.shutdown()
+        self._connection.close()
         self._reader.close()
         self._engine.dispose()
 
@@ -111,90 +170,63 @@ class SqliteDatabase:
             finally:
                 connection.exec_driver_sql("ROLLBACK")
 
-    def _write_in_groups(self) -> None:
-        with self._engine.connect() as connection:
-            open_for_more = True
-            while open_for_more:
-                group, open_for_more = self._next_group()
-                if group:
-                    _commit_together(connection, group)
-                    _answer(group)
+    async def _write_in_groups(self) -> None:
+        # once round the loop, so that requests that arrived together are written together
+        await asyncio.sleep(0)
+        while self._waiting:
+            size = min(len(self._waiting), MAX_OPERATIONS_A_COMMIT)
+            group = [self._waiting.popleft() for _ in range(size)]
+            await self._commit_together(group)
+            for waiting in group:
+                waiting.settle()
+            await asyncio.sleep(0)
+        self._writing = None
 
-    def _next_group(self) -> tuple[list[_Waiting], bool]:
-        group: list[_Waiting] = []
-        waiting = self._waiting.get()
-        while waiting is not None:
-            group.append(waiting)
-            if len(group) >= MAX_OPERATIONS_A_COMMIT:
-                return group, True
-            try:
-                waiting = self._waiting.get_nowait()
-            except queue.Empty:
-                return group, True
-        return group, False
+    async def _commit_together(self, group: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        driver = self._driver_of(self._connection)
+        self._end_snapshot()
+        self._is_committing = True
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            began_at = loop.time()
+            for waiting in group:
+                if waiting.is_long:
+                    await loop.run_in_executor(self._thread, waiting.run, self._connection, driver)
+                else:
+                    waiting.run(self._connection, driver)
+                waiting.check_still_open(driver)
+                if loop.time() - began_at > YIELD_AFTER_SECONDS:
+                    await asyncio.sleep(0)
+                    began_at = loop.time()
+            await loop.run_in_executor(self._thread, driver.execute, "COMMIT")
+        except Exception as error:
+            if driver.in_transaction:
+                driver.execute("ROLLBACK")
+            for waiting in group:
+                waiting.error = waiting.error or _translated(error)
+        finally:
+            self._is_committing = False
 
+    def _end_snapshot(self) -> None:
+        if self._has_snapshot:
+            self._has_snapshot = False
+            self._driver_of(self._reader).execute("ROLLBACK")
 
-def _commit_together(connection: Connection, group: list[_Waiting]) -> None:
-    try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        for waiting in group:
-            try:
-                with _savepoint(connection):
-                    waiting.result = waiting.operation(connection)
-            except Exception as error:
-                waiting.error = _translated(error)
-                if not _in_transaction(connection):
-                    raise
-        connection.exec_driver_sql("COMMIT")
-    except Exception as error:
-        if _in_transaction(connection):
-            connection.exec_driver_sql("ROLLBACK")
-        for waiting in group:
-            waiting.error = waiting.error or _translated(error)
-
-
-@contextmanager
-def _savepoint(connection: Connection) -> Iterator[None]:
-    connection.exec_driver_sql("SAVEPOINT operation")
-    try:
-        yield
-    except BaseException:
-        if _in_transaction(connection):
-            connection.exec_driver_sql("ROLLBACK TO operation")
-            connection.exec_driver_sql("RELEASE operation")
-        raise
-    connection.exec_driver_sql("RELEASE operation")
-
-
-def _in_transaction(connection: Connection) -> bool:
-    driver = connection.connection.driver_connection
-    return isinstance(driver, sqlite3.Connection) and driver.in_transaction
-
-
-def _answer(group: list[_Waiting]) -> None:
-    loop = group[0].future.get_loop()
-
-    def settle() -> None:
-        for waiting in group:
-            if waiting.future.done():
-                continue
-            if waiting.error is not None:
-                waiting.future.set_exception(waiting.error)
-            else:
-                waiting.future.set_result(waiting.result)
-
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        # the loop has ended: nobody waits any more, and what was committed stays committed
-        return
+    @staticmethod
+    def _driver_of(connection: Connection) -> sqlite3.Connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        return driver
 
 
 def _translated(error: Exception) -> Exception:
-    if isinstance(error, OperationalError) and isinstance(error.orig, sqlite3.OperationalError):
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    # SQLAlchemy's error wraps the driver's, which comes as it is from BEGIN and COMMIT
+    cause = error.orig if isinstance(error, OperationalError) else error
+    if isinstance(cause, sqlite3.OperationalError):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
-            full = StorageFull(f"the database cannot be written ({error.orig}); make room on its disk")
+            full = StorageFull(f"the database cannot be written ({cause}); make room on its disk")
             full.__cause__ = error
             return full
     return error

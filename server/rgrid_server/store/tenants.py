@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.apikeys import Scope, parse_scopes
+from rgrid_server.store.database import Row
+from rgrid_server.store.prepared import Prepared, all_rows, first_row
 from rgrid_server.store.tables import api_keys, settings, tenants
 
 
@@ -23,24 +25,30 @@ class Principal:
     scopes: tuple[Scope, ...]
 
 
-_PRINCIPAL = select(
-    tenants.c.tenant_id,
-    tenants.c.name.label("tenant_name"),
-    api_keys.c.prefix,
-    api_keys.c.scopes,
-    api_keys.c.expires_at_ms,
-    api_keys.c.revoked_at_ms,
-).join_from(api_keys, tenants, api_keys.c.tenant_id == tenants.c.tenant_id)
+_PRINCIPAL = Prepared(
+    select(
+        tenants.c.tenant_id,
+        tenants.c.name.label("tenant_name"),
+        api_keys.c.prefix,
+        api_keys.c.scopes,
+        api_keys.c.expires_at_ms,
+        api_keys.c.revoked_at_ms,
+    )
+    .join_from(api_keys, tenants, api_keys.c.tenant_id == tenants.c.tenant_id)
+    .where(api_keys.c.key_hash == bindparam("key_hash"))
+)
+_TENANT = Prepared(select(tenants).where(tenants.c.tenant_id == bindparam("tenant_id")))
+_SETTING = Prepared(select(settings.c.value).where(settings.c.name == bindparam("name")))
 
 
 def find_principal(connection: Connection, key_hash: str, now_ms: int) -> Principal | None:
     """The owner of a key that is neither revoked nor expired."""
-    row = connection.execute(_PRINCIPAL.where(api_keys.c.key_hash == key_hash)).first()
-    if row is None or row.revoked_at_ms is not None:
+    row = _PRINCIPAL.first(connection, key_hash=key_hash)
+    if row is None or row["revoked_at_ms"] is not None:
         return None
-    if row.expires_at_ms is not None and row.expires_at_ms <= now_ms:
+    if row["expires_at_ms"] is not None and row["expires_at_ms"] <= now_ms:
         return None
-    return Principal(row.tenant_id, row.tenant_name, row.prefix, parse_scopes(row.scopes))
+    return Principal(row["tenant_id"], row["tenant_name"], row["prefix"], parse_scopes(row["scopes"]))
 
 
 def insert_tenant(connection: Connection, tenant_id: str, name: str, now_ms: int) -> None:
@@ -52,19 +60,19 @@ def insert_tenant(connection: Connection, tenant_id: str, name: str, now_ms: int
     connection.execute(insert(tenants).values(tenant_id=tenant_id, name=name, created_at_ms=now_ms))
 
 
-def get_tenant(connection: Connection, tenant_id: str) -> RowMapping | None:
+def get_tenant(connection: Connection, tenant_id: str) -> Row | None:
     """A tenant's row."""
-    return connection.execute(select(tenants).where(tenants.c.tenant_id == tenant_id)).mappings().first()
+    return _TENANT.first(connection, tenant_id=tenant_id)
 
 
-def find_tenant_by_name(connection: Connection, name: str) -> RowMapping | None:
+def find_tenant_by_name(connection: Connection, name: str) -> Row | None:
     """A tenant's row by its name."""
-    return connection.execute(select(tenants).where(tenants.c.name == name)).mappings().first()
+    return first_row(connection, select(tenants).where(tenants.c.name == name))
 
 
-def list_tenants(connection: Connection) -> Sequence[RowMapping]:
+def list_tenants(connection: Connection) -> Sequence[Row]:
     """All tenants, oldest first."""
-    return connection.execute(select(tenants).order_by(tenants.c.created_at_ms)).mappings().all()
+    return all_rows(connection, select(tenants).order_by(tenants.c.created_at_ms))
 
 
 def set_monthly_limit(connection: Connection, tenant_id: str, limit_micros: int | None) -> None:
@@ -79,7 +87,7 @@ def insert_key(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(insert(api_keys).values(values))
 
 
-def list_keys(connection: Connection, tenant_id: str | None = None) -> Sequence[RowMapping]:
+def list_keys(connection: Connection, tenant_id: str | None = None) -> Sequence[Row]:
     """Keys with their tenants' names, of one tenant or of all; the keys themselves are not kept."""
     query = select(
         api_keys.c.key_id,
@@ -94,15 +102,15 @@ def list_keys(connection: Connection, tenant_id: str | None = None) -> Sequence[
     ).join_from(api_keys, tenants, api_keys.c.tenant_id == tenants.c.tenant_id)
     if tenant_id is not None:
         query = query.where(api_keys.c.tenant_id == tenant_id)
-    return connection.execute(query.order_by(api_keys.c.created_at_ms, api_keys.c.key_id)).mappings().all()
+    return all_rows(connection, query.order_by(api_keys.c.created_at_ms, api_keys.c.key_id))
 
 
-def update_key(connection: Connection, key_id: str, **values: int | None) -> RowMapping | None:
+def update_key(connection: Connection, key_id: str, **values: int | None) -> Row | None:
     """Set ``revoked_at_ms`` or ``expires_at_ms`` of a key; None when there is no such key."""
     changed = connection.execute(update(api_keys).where(api_keys.c.key_id == key_id).values(values))
     if changed.rowcount == 0:
         return None
-    return connection.execute(select(api_keys).where(api_keys.c.key_id == key_id)).mappings().first()
+    return first_row(connection, select(api_keys).where(api_keys.c.key_id == key_id))
 
 
 def has_key_hash(connection: Connection, key_hash: str) -> bool:
@@ -113,7 +121,8 @@ def has_key_hash(connection: Connection, key_hash: str) -> bool:
 
 def get_setting(connection: Connection, name: str) -> str | None:
     """A setting that the server keeps for itself."""
-    return connection.execute(select(settings.c.value).where(settings.c.name == name)).scalar()
+    found: str | None = _SETTING.scalar(connection, name=name)
+    return found
 
 
 def put_setting(connection: Connection, name: str, value: str) -> None:
