@@ -33,7 +33,19 @@ COMMANDS = {
 
 BROKEN_PIPE = 141
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+MAX_HELP_COLUMNS = 100
+
+
+def _help_columns() -> int:
+    """How wide help is: as click would have it, which loads shutil and every kind of compression to ask."""
+    try:
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stdout.fileno()).columns)
+    except (AttributeError, ValueError, OSError):
+        columns = 80
+    return max(min(columns or 80, MAX_HELP_COLUMNS) - 2, 50)
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": _help_columns()}
 
 
 class LazyGroup(click.Group):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ def say(message: str, *, verbose: bool = False) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document on one line."""
+    import json
     from dataclasses import asdict, is_dataclass
 
     if is_dataclass(document) and not isinstance(document, type):
