@@ -47,6 +47,7 @@ async def claim(request: Request, body: ClaimBody) -> Response:
             free_cpus_milli=body.free_cpus_milli,
             free_slots=body.free_slots,
             wait_ms=body.wait_ms,
+            free_memory_mib=body.free_memory_mib,
         ),
         request.is_disconnected,
     )

@@ -169,6 +169,7 @@ class ClaimBody(Body):
     runner_id: str
     free_cpus_milli: int
     free_slots: int = Field(ge=0, le=10_000)
+    free_memory_mib: int | None = None
     wait_ms: int = Field(ge=0, le=60_000)
 
 

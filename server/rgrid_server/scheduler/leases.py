@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,9 +15,11 @@ from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Assignment, AttemptId, InputFile, Outcome
 from rgrid_server.domain.execution import Refused
+from rgrid_server.domain.fairshare import FairShare, Flow
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
 from rgrid_server.errors import Conflict
+from rgrid_server.scheduler.choosing import Chooser, Room
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, runner_topic
 from rgrid_server.store import blobs as blob_rows
@@ -29,8 +30,6 @@ from rgrid_server.store.executions import Transition
 
 LEASE_MS = 30_000
 HEARTBEAT_MS = 10_000
-CLAIM_LOOKAHEAD = 64
-"""So many ready executions beyond the free slots are looked at for those that fit the free CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,7 @@ class ClaimRequest:
     free_cpus_milli: int
     free_slots: int
     wait_ms: int
+    free_memory_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class Leases:
         self._book = book
         self._engine = engine
         self._limits = limits
+        self._chooser = Chooser(FairShare())
+        self._costs: dict[AttemptId, tuple[Flow, int, int]] = {}
         self.draining = False
 
     async def register(self, runner: Mapping[str, Any]) -> None:
@@ -191,7 +193,7 @@ class Leases:
         now = now_ms()
 
         def look(connection: Connection) -> bool:
-            if request.free_slots > 0 and not self.draining and queue.ready_executions(connection, now, 1):
+            if request.free_slots > 0 and not self.draining and queue.any_ready(connection, now):
                 return True
             return bool(queue.cancel_requests(connection, request.runner_id))
 
@@ -207,9 +209,13 @@ class Leases:
         cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
         if self.draining or request.free_slots <= 0:
             return Claimed([], {}, cancel, drain=self.draining)
-        is_idle = not queue.open_attempts(connection, runner_id=request.runner_id)
-        ready = queue.ready_executions(connection, now, request.free_slots + CLAIM_LOOKAHEAD)
-        chosen = _fitting(ready, request, is_idle=is_idle)
+        room = Room(
+            slots=request.free_slots,
+            cpus_milli=request.free_cpus_milli,
+            memory_mib=request.free_memory_mib,
+            is_idle=not queue.open_attempts(connection, runner_id=request.runner_id),
+        )
+        chosen = self._chooser.choose(connection, room, now)
         assignments: list[Assignment] = []
         for row in chosen:
             done = apply_event(connection, row["execution_id"], lambda state: rules.claim(state, now), now)
@@ -302,33 +308,6 @@ class Leases:
     def _wake(self, done: Sequence[Transition | None]) -> None:
         for item in done:
             self._wakeups.wake(topics_of(item))
-
-
-def _fitting(ready: Sequence[Row], request: ClaimRequest, *, is_idle: bool) -> list[Row]:
-    """Those that fit the free slots and CPUs, and their batches' parallelism.
-
-    An idle runner takes one that asks for more than it has rather than leave it waiting for ever.
-    """
-    chosen: list[Row] = []
-    free_cpus_milli = request.free_cpus_milli
-    of_batch: Counter[tuple[str, str]] = Counter()
-    for row in ready:
-        if len(chosen) >= request.free_slots:
-            break
-        batch = (row["tenant_id"], row["batch_id"]) if row["batch_id"] is not None else None
-        if (
-            batch is not None
-            and row["parallelism"] is not None
-            and row["batch_running"] + of_batch[batch] >= row["parallelism"]
-        ):
-            continue
-        if row["cpus_milli"] > free_cpus_milli and not (is_idle and not chosen):
-            continue
-        chosen.append(row)
-        free_cpus_milli -= row["cpus_milli"]
-        if batch is not None:
-            of_batch[batch] += 1
-    return chosen
 
 
 def _id(row: Row) -> AttemptId:

@@ -22,6 +22,18 @@ _BATCH = Prepared(
 )
 
 
+_LOCKED = Prepared(
+    select(batches.c.parallelism, batches.c.running)
+    .where(batches.c.tenant_id == bindparam("tenant_id"), batches.c.batch_id == bindparam("batch_id"))
+    .with_for_update()
+)
+
+
+def lock_batch(connection: Connection, tenant_id: str, batch_id: str) -> Row | None:
+    """A batch's parallelism and how much of it runs, which nobody else changes until the end."""
+    return _LOCKED.first(connection, tenant_id=tenant_id, batch_id=batch_id)
+
+
 def insert_batch(connection: Connection, values: dict[str, Any]) -> None:
     """Add a batch.
 

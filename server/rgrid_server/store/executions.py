@@ -386,10 +386,10 @@ def _counting(columns: tuple[str, ...]) -> Prepared:
     )
 
 
+_DEFAULTS = {"script_retry_count": 0, "output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
 _UNSET: dict[str, Any] = {
-    column.name: None for column in executions.c if column.name != "sequence" and not column.server_default
+    column.name: None for column in executions.c if column.name not in {"sequence", *_DEFAULTS}
 }
-_DEFAULTS = {"output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
 _INSERT = Prepared(insert(executions), list(_UNSET))
 
 
@@ -408,6 +408,7 @@ def _row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
             "batch_id": submission.batch_id,
             "batch_index": item.batch_index,
             "batch_input": item.batch_input,
+            "flow": submission.batch_id or "",
             "args": list(submission.args),
             "env_vars": dict(submission.env_vars),
             "inputs": dict(submission.inputs),

@@ -5,35 +5,82 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Integer,
+    String,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.engine import Connection
 
-from rgrid_server.domain.execution import Status
+from rgrid_server.domain.fairshare import Flow
 from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, all_rows
-from rgrid_server.store.tables import attempts, batches, executions, runners, specifications
+from rgrid_server.store.tables import attempts, executions, runners, specifications
 
-_READY = (
+_IS_READY = and_(
+    # as the index has it, to the letter
+    executions.c.status == literal_column("'queued'"),
+    executions.c.ready_at_ms.is_not(None),
+)
+_NEXT_RANK = Prepared(
+    select(executions.c.queue_rank)
+    .where(_IS_READY, executions.c.queue_rank > bindparam("after"))
+    .order_by(executions.c.queue_rank)
+    .limit(1)
+)
+_NEXT_FLOW = Prepared(
+    select(executions.c.tenant_id, executions.c.flow)
+    .where(
+        _IS_READY,
+        executions.c.queue_rank == bindparam("rank"),
+        tuple_(executions.c.tenant_id, executions.c.flow)
+        > tuple_(bindparam("tenant_id", type_=String), bindparam("flow", type_=String)),
+    )
+    .order_by(executions.c.tenant_id, executions.c.flow)
+    .limit(1)
+)
+_HEADS = Prepared(
     select(
+        executions.c.sequence,
         executions.c.execution_id,
         executions.c.tenant_id,
-        executions.c.batch_id,
+        executions.c.flow,
         executions.c.cpus_milli,
+        executions.c.memory_mib,
         executions.c.ready_at_ms,
-        batches.c.parallelism,
-        batches.c.running.label("batch_running"),
     )
-    .select_from(
-        executions.outerjoin(
-            batches,
-            and_(batches.c.tenant_id == executions.c.tenant_id, batches.c.batch_id == executions.c.batch_id),
-        )
+    .where(
+        _IS_READY,
+        executions.c.queue_rank == bindparam("rank"),
+        executions.c.tenant_id == bindparam("tenant_id"),
+        executions.c.flow == bindparam("flow"),
+        executions.c.sequence > bindparam("after"),
+        executions.c.ready_at_ms <= bindparam("now_ms"),
     )
-    .where(executions.c.status == Status.QUEUED.value, executions.c.ready_at_ms.is_not(None))
-    .order_by(executions.c.queue_rank, executions.c.sequence)
+    .order_by(executions.c.sequence)
+    .limit(bindparam("max_rows", type_=Integer))
+    .with_for_update(skip_locked=True)
 )
-
-
+_NEXT_READY = Prepared(select(func.min(executions.c.ready_at_ms)).where(_IS_READY))
+_ANY_READY = Prepared(
+    select(executions.c.sequence)
+    .where(_IS_READY, executions.c.ready_at_ms <= bindparam("now_ms"))
+    .order_by(executions.c.queue_rank, executions.c.tenant_id, executions.c.flow, executions.c.sequence)
+    .limit(1)
+)
+_RUNNING_BY_TENANT = Prepared(
+    select(attempts.c.tenant_id, func.count().label("running"))
+    .where(attempts.c.ended_at_ms.is_(None))
+    .group_by(attempts.c.tenant_id)
+)
 _OPEN = Prepared(
     insert(attempts),
     [
@@ -85,21 +132,60 @@ _TOUCH = Prepared(
 _RUNNER = Prepared(select(runners).where(runners.c.runner_id == bindparam("runner_id")))
 
 
-def ready_executions(connection: Connection, now_ms: int, limit: int) -> Sequence[Row]:
-    """Executions that may be claimed now: priority first, then age; of a batch only up to its parallelism."""
-    query = _READY.where(
-        executions.c.ready_at_ms <= now_ms,
-        or_(batches.c.parallelism.is_(None), batches.c.running < batches.c.parallelism),
-    ).limit(limit)
-    return all_rows(connection, query)
+LEAST_RANK = -(10**9)
+
+
+def next_rank(connection: Connection, after: int | None) -> int | None:
+    """The rank of the queue that comes after one, and has something ready; the lowest is the most urgent."""
+    found: int | None = _NEXT_RANK.scalar(connection, after=LEAST_RANK if after is None else after)
+    return found
+
+
+def flows_of_rank(connection: Connection, rank: int, after: Flow, limit: int) -> list[Flow]:
+    """Flows of a rank with something ready, in order of their names, those after one.
+
+    A loose index scan: each step seeks the next flow, over however many executions there are between.
+    """
+    flows: list[Flow] = []
+    while len(flows) < limit:
+        row = _NEXT_FLOW.first(connection, rank=rank, tenant_id=after.tenant_id, flow=after.batch_id)
+        if row is None:
+            break
+        after = Flow(row["tenant_id"], row["flow"])
+        flows.append(after)
+    return flows
+
+
+def heads(connection: Connection, rank: int, flow: Flow, after: int, now_ms: int, limit: int) -> list[Row]:
+    """The oldest executions of a flow that may be claimed now, those after a sequence number.
+
+    Where several processes claim at once, each sees only what no other is about to claim.
+    """
+    return _HEADS.all(
+        connection,
+        rank=rank,
+        tenant_id=flow.tenant_id,
+        flow=flow.batch_id,
+        after=after,
+        now_ms=now_ms,
+        max_rows=limit,
+    )
+
+
+def any_ready(connection: Connection, now_ms: int) -> bool:
+    """Whether anything may be claimed now, parallelism and limits aside."""
+    return _ANY_READY.first(connection, now_ms=now_ms) is not None
+
+
+def running_by_tenant(connection: Connection) -> dict[str, int]:
+    """How many attempts each tenant has that have not ended."""
+    return {row["tenant_id"]: row["running"] for row in _RUNNING_BY_TENANT.all(connection)}
 
 
 def next_ready_at_ms(connection: Connection) -> int | None:
     """When the next execution that waits out a backoff may be claimed."""
-    query = select(func.min(executions.c.ready_at_ms)).where(
-        executions.c.status == Status.QUEUED.value, executions.c.ready_at_ms.is_not(None)
-    )
-    return connection.execute(query).scalar()
+    found: int | None = _NEXT_READY.scalar(connection)
+    return found
 
 
 def open_attempt(connection: Connection, values: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ tenants = Table(
     Column("tenant_id", String, primary_key=True),
     Column("name", String, nullable=False, unique=True),
     Column("monthly_limit_micros", BigInteger),
+    Column("max_running", Integer),
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
@@ -110,6 +111,8 @@ executions = Table(
     Column("batch_id", String),
     Column("batch_index", Integer),
     Column("batch_input", String),
+    # the batch, or nothing: what shares a place in the queue
+    Column("flow", String, nullable=False, server_default=""),
     # the state, as domain.execution.State has it
     Column("status", String, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
@@ -117,6 +120,7 @@ executions = Table(
     Column("attempt", Integer, nullable=False),
     Column("retry_count", Integer, nullable=False),
     Column("max_retries", Integer, nullable=False),
+    Column("script_retry_count", Integer, nullable=False, server_default="0"),
     Column("started_at_ms", BigInteger),
     Column("completed_at_ms", BigInteger),
     Column("duration_ms", BigInteger),
@@ -136,6 +140,7 @@ executions = Table(
     Column("memory_mib", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("queue_rank", Integer, nullable=False),
+    Column("retry_policy", JSON),
     Column("run_key", String),
     Column("fingerprint", String),
     Column("inputs_due_at_ms", BigInteger),
@@ -150,7 +155,14 @@ executions = Table(
     Column("charge_nanos", BigInteger, nullable=False, server_default="0"),
     Index("ix_executions_tenant", "tenant_id", "sequence"),
     Index("ix_executions_tenant_status", "tenant_id", "status", "sequence"),
-    Index("ix_executions_tenant_batch", "tenant_id", "batch_id", "batch_index"),
+    Index(
+        "ix_executions_tenant_batch",
+        "tenant_id",
+        "batch_id",
+        "batch_index",
+        sqlite_where=text("batch_id IS NOT NULL"),
+        postgresql_where=text("batch_id IS NOT NULL"),
+    ),
     Index(
         "ix_executions_history",
         "tenant_id",
@@ -162,6 +174,8 @@ executions = Table(
     Index(
         "ix_executions_ready",
         "queue_rank",
+        "tenant_id",
+        "flow",
         "sequence",
         sqlite_where=text("status = 'queued' AND ready_at_ms IS NOT NULL"),
         postgresql_where=text("status = 'queued' AND ready_at_ms IS NOT NULL"),
@@ -220,6 +234,7 @@ runners = Table(
     Column("incarnation", String, nullable=False),
     Column("hostname", String, nullable=False),
     Column("slots", Integer, nullable=False),
+    Column("memory_mib", Integer),
     Column("runtimes", JSON, nullable=False),
     Column("sandbox", String, nullable=False),
     Column("version", String, nullable=False),
@@ -234,6 +249,16 @@ blobs = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("content", LargeBinary),
     Column("created_at_ms", BigInteger, nullable=False),
+    # under which name its bytes are kept where they are not in ``content``; None for the hash itself
+    Column("location", String),
+    # since when nothing points to it: as if it were not here, until it is given again or swept away
+    Column("condemned_at_ms", BigInteger),
+    Index(
+        "ix_blobs_condemned",
+        "condemned_at_ms",
+        sqlite_where=text("condemned_at_ms IS NOT NULL"),
+        postgresql_where=text("condemned_at_ms IS NOT NULL"),
+    ),
 )
 
 tenant_blobs = Table(
@@ -241,6 +266,7 @@ tenant_blobs = Table(
     metadata,
     Column("tenant_id", String, primary_key=True),
     Column("sha256", String, primary_key=True),
+    Column("created_at_ms", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 
@@ -258,6 +284,7 @@ artifacts = Table(
     Column("mode", Integer, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     UniqueConstraint("execution_id", "artifact_type", "filename", name="uq_artifacts_execution_filename"),
+    Index("ix_artifacts_blob", "sha256", "tenant_id"),
 )
 
 log_chunks = Table(
@@ -370,5 +397,13 @@ events = Table(
     Column("attempt", Integer, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Index("ix_events_tenant", "tenant_id", "sequence"),
+    Index(
+        "ix_events_batch_ended",
+        "tenant_id",
+        "batch_id",
+        "sequence",
+        sqlite_where=text("batch_id IS NOT NULL AND status IN ('completed', 'failed', 'canceled')"),
+        postgresql_where=text("batch_id IS NOT NULL AND status IN ('completed', 'failed', 'canceled')"),
+    ),
     sqlite_autoincrement=True,
 )

@@ -82,6 +82,24 @@ def set_monthly_limit(connection: Connection, tenant_id: str, limit_micros: int 
     )
 
 
+_LIMITS = Prepared(
+    select(tenants.c.tenant_id, tenants.c.max_running).where(tenants.c.max_running.is_not(None))
+)
+
+
+def running_limits(connection: Connection) -> dict[str, int]:
+    """How much each tenant may run at once, of those that have a limit."""
+    return {row["tenant_id"]: row["max_running"] for row in _LIMITS.all(connection)}
+
+
+def set_max_running(connection: Connection, tenant_id: str, max_running: int | None) -> bool:
+    """Set how much a tenant may run at once, or remove the limit; returns whether there is such a tenant."""
+    changed = connection.execute(
+        update(tenants).where(tenants.c.tenant_id == tenant_id).values(max_running=max_running)
+    )
+    return changed.rowcount > 0
+
+
 def insert_key(connection: Connection, values: dict[str, Any]) -> None:
     """Add a key by its hash."""
     connection.execute(insert(api_keys).values(values))

@@ -1,0 +1,70 @@
+"""Flows of the queue, retry policies, blobs that can be let go, and batches' results in order of their end."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    _queue()
+    _retries_and_limits()
+    _blobs()
+    _results()
+
+
+def _queue() -> None:
+    op.add_column("executions", sa.Column("flow", sa.String(), nullable=False, server_default=""))
+    op.execute("UPDATE executions SET flow = batch_id WHERE batch_id IS NOT NULL")
+    op.drop_index("ix_executions_ready", table_name="executions")
+    _partial_index(
+        "ix_executions_ready",
+        "executions",
+        ["queue_rank", "tenant_id", "flow", "sequence"],
+        "status = 'queued' AND ready_at_ms IS NOT NULL",
+    )
+    op.drop_index("ix_executions_tenant_batch", table_name="executions")
+    _partial_index(
+        "ix_executions_tenant_batch",
+        "executions",
+        ["tenant_id", "batch_id", "batch_index"],
+        "batch_id IS NOT NULL",
+    )
+
+
+def _retries_and_limits() -> None:
+    op.add_column("executions", sa.Column("retry_policy", sa.JSON(), nullable=True))
+    op.add_column(
+        "executions", sa.Column("script_retry_count", sa.Integer(), nullable=False, server_default="0")
+    )
+    op.add_column("tenants", sa.Column("max_running", sa.Integer(), nullable=True))
+    op.add_column("runners", sa.Column("memory_mib", sa.Integer(), nullable=True))
+
+
+def _blobs() -> None:
+    op.add_column("blobs", sa.Column("location", sa.String(), nullable=True))
+    op.add_column("blobs", sa.Column("condemned_at_ms", sa.BigInteger(), nullable=True))
+    _partial_index("ix_blobs_condemned", "blobs", ["condemned_at_ms"], "condemned_at_ms IS NOT NULL")
+    op.add_column(
+        "tenant_blobs", sa.Column("created_at_ms", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.create_index("ix_artifacts_blob", "artifacts", ["sha256", "tenant_id"])
+
+
+def _results() -> None:
+    _partial_index(
+        "ix_events_batch_ended",
+        "events",
+        ["tenant_id", "batch_id", "sequence"],
+        "batch_id IS NOT NULL AND status IN ('completed', 'failed', 'canceled')",
+    )
+
+
+def _partial_index(name: str, table: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
