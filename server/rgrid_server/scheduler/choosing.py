@@ -98,7 +98,7 @@ class _Choice:
         return self._slots <= 0 or self._is_reserved
 
     def heads_of(self, rank: int, flow: Flow) -> Iterator[Row]:
-        """The executions of a flow that may run now, the oldest first; its first page is read here and now."""
+        """The executions of a flow that may run now, the oldest first; the first page is read now."""
         page = queue.heads(self._connection, rank, flow, -1, self._now_ms, min(self._slots, LOOKAHEAD))
         if page:
             self.oldest[flow] = page[0]["sequence"]

@@ -1,4 +1,4 @@
-"""Flows of the queue, retry policies, blobs that can be let go, and batches' results in order of their end."""
+"""Flows of the queue, retry policies, blobs that can be let go, results in order of their end."""
 
 from __future__ import annotations
 
