@@ -19,12 +19,15 @@ from tests.live import LiveServer
 ROUNDS = int(os.environ.get("RGRID_SOAK_ROUNDS", "1"))
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 for n in range(6):
     print(sys.argv[1], n, flush=True)
-    time.sleep(0.25)
+    time.sleep(0.05)
+    while n == 2 and not os.path.exists(sys.argv[2]):
+        time.sleep(0.02)
 open('mark', 'w').write(sys.argv[1])
 """
+"""Prints half of its lines, and the others when a gate is opened: so it certainly runs at the bad moment."""
 
 
 def client(server: LiveServer) -> Api:
@@ -52,9 +55,14 @@ def charges_per_attempt(server: LiveServer) -> Counter[tuple[str, int]]:
 def test_fifty_running_executions_survive_a_killed_server(tmp_path: Path, round_: int) -> None:
     with LiveServer(tmp_path / "data", options=["--slots", "50"]) as server:
         server.wait_for_runner()
-        ids = [client(server).submit(SCRIPT, args=[str(n)], cpus=0.1)["execution_id"] for n in range(50)]
+        gate = tmp_path / "gate"
+        ids = [
+            client(server).submit(SCRIPT, args=[str(n), str(gate)], cpus=0.1)["execution_id"]
+            for n in range(50)
+        ]
         wait_until_running(server, 50)
         server.kill()
+        gate.touch()
         server.restart()
         found = ended(server, ids)
         assert [item["status"] for item in found] == ["completed"] * 50
@@ -71,11 +79,13 @@ def test_fifty_running_executions_survive_a_killed_server(tmp_path: Path, round_
 def test_executions_of_a_killed_runner_run_again_once(tmp_path: Path, round_: int) -> None:
     with LiveServer(tmp_path / "data", options=["--slots", "4"]) as server:
         server.wait_for_runner()
-        ids = [client(server).submit(SCRIPT, args=[str(n)])["execution_id"] for n in range(4)]
+        gate = tmp_path / "gate"
+        ids = [client(server).submit(SCRIPT, args=[str(n), str(gate)])["execution_id"] for n in range(4)]
         wait_until_running(server, 4)
         pid = server.runner_pid()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+        gate.touch()
         found = ended(server, ids)
         assert [item["status"] for item in found] == ["completed"] * 4
         assert [item["stdout"] for item in found] == [expected(n) for n in range(4)]
@@ -122,9 +132,11 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -
 def test_sigterm_drains_and_running_work_goes_on_under_the_next_server(tmp_path: Path) -> None:
     with LiveServer(tmp_path / "data", options=["--slots", "2"]) as server:
         server.wait_for_runner()
-        one = client(server).submit(SCRIPT, args=["1"])["execution_id"]
+        gate = tmp_path / "gate"
+        one = client(server).submit(SCRIPT, args=["1", str(gate)])["execution_id"]
         wait_until_running(server, 1)
         assert terminate_only(server) == 0
+        gate.touch()
         server.restart()
         (found,) = ended(server, [one])
         assert (found["status"], found["stdout"], found["attempt"]) == ("completed", expected(1), 1)
@@ -150,7 +162,7 @@ def test_two_hundred_submissions_by_fifty_threads_all_end_right(live_server: Liv
 def wait_until_running(server: LiveServer, count: int) -> None:
     """Wait until so many have printed their first line."""
     api = client(server)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         running = api.get("/executions?status=running&limit=500").json()
         if len(running) >= count:
