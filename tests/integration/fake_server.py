@@ -33,6 +33,8 @@ class FakeServer:
         self.lost: set[Id] = set()
         self.released: list[Id] = []
         self.heartbeats: list[list[Id]] = []
+        self.known: list[list[Id]] = []
+        self.given: dict[Id, dict[str, Any]] = {}
         self.tokens: dict[Id, str] = {}
         self.entries: dict[Id, dict[int, LogEntry]] = defaultdict(dict)
         self.reports: dict[Id, Report] = {}
@@ -153,12 +155,12 @@ class FakeServer:
         if call == "claim":
             return self._claim(asked)
         if call == "heartbeat":
-            carried = [(item["execution_id"], item["attempt"]) for item in asked["attempts"]]
+            carried = _ids(asked["attempts"])
             self.heartbeats.append(carried)
             cancel, self.cancel = self.cancel, []
             return {"cancel": _refs(cancel), "lost": _refs([item for item in carried if item in self.lost])}
         if call == "release":
-            self.released += [(item["execution_id"], item["attempt"]) for item in asked["attempts"]]
+            self.released += _ids(asked["attempts"])
             return {}
         assert call == "logs", call
         return {"results": [self._take_chunk(chunk) for chunk in asked["chunks"]]}
@@ -172,7 +174,9 @@ class FakeServer:
             if len(self.registrations) != generation:
                 # whoever asked is gone; its successor asks for itself
                 return {"attempts": [], "specifications": {}, "cancel": [], "drain": False}
+        self.known.append(_ids(asked["known"]))
         given, self.ready = self.ready[: asked["free_slots"]], self.ready[asked["free_slots"] :]
+        self.given |= {(item["execution_id"], item["attempt"]): item for item in given}
         cancel, self.cancel = self.cancel, []
         return {
             "attempts": given,
@@ -221,6 +225,10 @@ class FakeServer:
             self.reports[identity] = report
             verdicts.append("accepted")
         return verdicts
+
+
+def _ids(refs: list[dict[str, Any]]) -> list[Id]:
+    return [(item["execution_id"], item["attempt"]) for item in refs]
 
 
 def _refs(ids: list[Id]) -> list[dict[str, Any]]:

@@ -591,6 +591,18 @@ def test_a_runner_ends_also_while_its_server_is_away(own: Grid) -> None:
     assert survivors("away") == []
 
 
+def test_what_is_handed_over_twice_is_carried_once(own: Grid) -> None:
+    identity = own.submit("import signal; print('ready'); signal.pause()")
+    own.until_printed(identity, b"ready")
+    with own.server.lock:
+        own.server.ready.append(own.server.given[identity])
+        own.server.lock.notify_all()
+    other = own.submit("print('after it')")
+    own.server.report_of(other)
+    assert own.server.printed(identity) == b"ready\n"
+    assert [identity] in own.server.known
+
+
 STUBBORN = """
     import os, signal
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -13,7 +13,14 @@ from rgrid_server.api.errors import ApiError
 from rgrid_server.api.files import bytes_answer, check_hash, receive_body, receive_frame
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import bearer, guarded_router, needs
-from rgrid_server.api.schemas import CarriedBody, ChunksBody, ClaimBody, HashesBody, RegisterBody
+from rgrid_server.api.schemas import (
+    AttemptRef,
+    CarriedBody,
+    ChunksBody,
+    ClaimBody,
+    HashesBody,
+    RegisterBody,
+)
 from rgrid_server.api.services import services
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.attempts import AttemptId, LogChunk, LogEntry, Report
@@ -48,6 +55,7 @@ async def claim(request: Request, body: ClaimBody) -> Response:
             free_slots=body.free_slots,
             wait_ms=body.wait_ms,
             free_memory_mib=body.free_memory_mib,
+            known=None if body.known is None else frozenset(_ids(body.known)),
         ),
         request.is_disconnected,
     )
@@ -65,7 +73,7 @@ async def claim(request: Request, body: ClaimBody) -> Response:
 @needs(Scope.RUNNER)
 async def heartbeat(request: Request, body: CarriedBody) -> Response:
     """Says which attempts to cancel, and which are lost."""
-    cancel, lost = await services(request).leases.heartbeat(body.runner_id, _ids(body))
+    cancel, lost = await services(request).leases.heartbeat(body.runner_id, _ids(body.attempts))
     return Json({"cancel": _refs(cancel), "lost": _refs(lost)})
 
 
@@ -73,7 +81,7 @@ async def heartbeat(request: Request, body: CarriedBody) -> Response:
 @needs(Scope.RUNNER)
 async def release(request: Request, body: CarriedBody) -> Response:
     """They are queued again, at no cost."""
-    await services(request).leases.release(body.runner_id, _ids(body))
+    await services(request).leases.release(body.runner_id, _ids(body.attempts))
     return Json({})
 
 
@@ -153,8 +161,8 @@ async def _tenant_of(request: Request, execution_id: str, attempt: int) -> str:
     return tenant_id
 
 
-def _ids(body: CarriedBody) -> list[AttemptId]:
-    return [AttemptId(item.execution_id, item.attempt) for item in body.attempts]
+def _ids(refs: Sequence[AttemptRef]) -> list[AttemptId]:
+    return [AttemptId(item.execution_id, item.attempt) for item in refs]
 
 
 def _refs(ids: Sequence[AttemptId]) -> list[dict[str, Any]]:

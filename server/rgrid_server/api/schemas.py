@@ -171,6 +171,7 @@ class ClaimBody(Body):
     free_slots: int = Field(ge=0, le=10_000)
     free_memory_mib: int | None = None
     wait_ms: int = Field(ge=0, le=60_000)
+    known: list[AttemptRef] | None = None
 
 
 class CarriedBody(Body):

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,14 +99,25 @@ class Connection:
         )
         return Lease(answer["lease_ms"], answer["heartbeat_ms"])
 
-    async def claim(self, free_cpus_milli: int, free_slots: int, wait_ms: int) -> Work:
-        """Ask for work once."""
+    async def claim(
+        self, free_cpus_milli: int, free_slots: int, known: Iterable[AttemptId], wait_ms: int
+    ) -> Work:
+        """Ask for work once.
+
+        Args:
+            free_cpus_milli: thousandths of a vCPU that are free.
+            free_slots: how many attempts may come.
+            known: what was received and has not ended; whatever else the server thinks this runner carries
+                was lost on its way, and comes again.
+            wait_ms: how long the server may hold the question.
+        """
         answer = await self._post(
             "claim",
             {
                 "runner_id": self._runner_id,
                 "free_cpus_milli": free_cpus_milli,
                 "free_slots": free_slots,
+                "known": [asdict(item) for item in known],
                 "wait_ms": wait_ms,
             },
         )

@@ -60,6 +60,7 @@ class RunnerService:
         self._slots = slots
         self._work_directory = work_directory
         self._carried: dict[AttemptId, Attempt] = {}
+        self._known: set[AttemptId] = set()
         self._finished: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._slot_free = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -114,7 +115,9 @@ class RunnerService:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._slot_free.wait(), FULL_WAIT_SECONDS)
             asking = asyncio.create_task(
-                self._connection.claim(self._free_cpus_milli(), self._free_slots(), CLAIM_WAIT_MS)
+                self._connection.claim(
+                    self._free_cpus_milli(), self._free_slots(), self._known, CLAIM_WAIT_MS
+                )
             )
             if self._free_slots() <= 0:
                 # nothing is given to a full runner, so its question can be taken back when a slot is free
@@ -147,6 +150,9 @@ class RunnerService:
                 await self._connection.back_off(1)
 
     def _begin(self, assignment: Assignment, specification: Specification) -> None:
+        if assignment.id in self._known:
+            return
+        self._known.add(assignment.id)
         log_ = AttemptLog(assignment.first_sequence, assignment.log_limit_bytes, self._has_logs.set)
         attempt = Attempt(assignment, specification, log_, self._slot_free.set)
         self._carried[assignment.id] = attempt
@@ -159,11 +165,14 @@ class RunnerService:
             finished = await self._carrier.carry(attempt, workspace)
             if not attempt.is_dropped:
                 await self._report(attempt, finished)
+            self._known.discard(assignment.id)
         except Gone:
             log.info("%s attempt %d is another's now", assignment.execution_id, assignment.attempt)
+            self._known.discard(assignment.id)
         except Dismissed:
             self.stop()
         except Exception:
+            # it stays known, so that it is not carried twice; its lease runs out
             log.exception("%s attempt %d has no report", assignment.execution_id, assignment.attempt)
         finally:
             self._carried.pop(assignment.id, None)

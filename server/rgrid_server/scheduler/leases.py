@@ -50,6 +50,8 @@ class ClaimRequest:
     free_slots: int
     wait_ms: int
     free_memory_mib: int | None = None
+    known: frozenset[AttemptId] | None = None
+    """What the runner has received and not yet ended; None of one that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,10 @@ class Leases:
         now = now_ms()
 
         def look(connection: Connection) -> bool:
-            if request.free_slots > 0 and not self.draining and queue.any_ready(connection, now):
-                return True
+            if request.free_slots > 0 and not self.draining:
+                carried = queue.open_attempts(connection, runner_id=request.runner_id)
+                if _undelivered(carried, request) or queue.any_ready(connection, now):
+                    return True
             return bool(queue.cancel_requests(connection, request.runner_id))
 
         if not await self._database.read(look):
@@ -209,15 +213,20 @@ class Leases:
         cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
         if self.draining or request.free_slots <= 0:
             return Claimed([], {}, cancel, drain=self.draining)
+        carried = queue.open_attempts(connection, runner_id=request.runner_id)
+        assignments = [
+            self._deliver_again(connection, row, now)
+            for row in _undelivered(carried, request)[: request.free_slots]
+        ]
         room = Room(
-            slots=request.free_slots,
-            cpus_milli=request.free_cpus_milli,
-            memory_mib=request.free_memory_mib,
-            is_idle=not queue.open_attempts(connection, runner_id=request.runner_id),
+            slots=request.free_slots - len(assignments),
+            cpus_milli=request.free_cpus_milli - sum(item.cpus_milli for item in assignments),
+            memory_mib=None
+            if request.free_memory_mib is None
+            else request.free_memory_mib - sum(item.memory_mib for item in assignments),
+            is_idle=not carried,
         )
-        chosen = self._chooser.choose(connection, room, now)
-        assignments: list[Assignment] = []
-        for row in chosen:
+        for row in self._chooser.choose(connection, room, now):
             done = apply_event(connection, row["execution_id"], lambda state: rules.claim(state, now), now)
             if done is None:
                 continue
@@ -245,6 +254,11 @@ class Leases:
             for row in queue.get_specifications(connection, wanted)
         }
         return Claimed(assignments, specifications, cancel)
+
+    def _deliver_again(self, connection: Connection, attempt: Row, now: int) -> Assignment:
+        """Hand over what was claimed before, by an answer that never arrived."""
+        queue.extend_lease(connection, attempt["execution_id"], attempt["attempt"], now + LEASE_MS)
+        return self._assignment(connection, attempt["execution_id"])
 
     def _assignment(self, connection: Connection, execution_id: str) -> Assignment:
         row = store.get_execution(connection, None, execution_id)
@@ -308,6 +322,16 @@ class Leases:
     def _wake(self, done: Sequence[Transition | None]) -> None:
         for item in done:
             self._wakeups.wake(topics_of(item))
+
+
+def _undelivered(carried: Sequence[Row], request: ClaimRequest) -> list[Row]:
+    """Attempts of a runner that it does not know: the answer that named them was lost on its way.
+
+    Its claims come one after the other, so none of these is still on its way.
+    """
+    if request.known is None:
+        return []
+    return [row for row in carried if _id(row) not in request.known]
 
 
 def _id(row: Row) -> AttemptId:

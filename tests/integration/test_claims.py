@@ -1,0 +1,104 @@
+"""Claiming, as a runner that loses answers: what was handed over and never arrived comes again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Api
+from tests.live import LiveServer
+
+
+class Runner:
+    """The calls of a runner, without one."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.api = Api(server.api, (server.data_dir / "runner.key").read_text().strip())
+        self.register()
+
+    def register(self, incarnation: str = "first") -> None:
+        """Introduce it."""
+        said = {"hostname": "here", "slots": 8, "runtimes": [], "sandbox": "process", "version": "1"}
+        answer = self.api.post(
+            "/runner/register", {"runner_id": "runner", "incarnation": incarnation, **said}
+        )
+        assert answer.status_code == 200, answer.text
+
+    def claim(self, known: Sequence[dict[str, Any]] | None, slots: int = 8) -> list[dict[str, Any]]:
+        """Ask for work, knowing some already."""
+        asked: dict[str, Any] = {
+            "runner_id": "runner",
+            "free_cpus_milli": 8000,
+            "free_slots": slots,
+            "wait_ms": 0,
+        }
+        if known is not None:
+            asked["known"] = [
+                {"execution_id": one["execution_id"], "attempt": one["attempt"]} for one in known
+            ]
+        answer = self.api.post("/runner/claim", asked)
+        assert answer.status_code == 200, answer.text
+        claimed: list[dict[str, Any]] = answer.json()["attempts"]
+        return claimed
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveServer]:
+    """A server without a runner."""
+    with LiveServer(tmp_path / "data", options=["--slots", "0"]) as started:
+        yield started
+
+
+def test_what_a_lost_answer_handed_over_comes_again_under_the_same_number(server: LiveServer) -> None:
+    runner = Runner(server)
+    submitted = Api(server.api, server.api_key).submit("print(1)")["execution_id"]
+    (lost,) = runner.claim(known=[])
+    (again,) = runner.claim(known=[])
+    assert (lost["execution_id"], lost["attempt"]) == (submitted, 1)
+    assert again == lost
+
+
+def test_what_a_runner_knows_is_not_handed_over_again(server: LiveServer) -> None:
+    runner = Runner(server)
+    Api(server.api, server.api_key).submit("print(1)")
+    arrived = runner.claim(known=[])
+    assert runner.claim(known=arrived) == []
+
+
+def test_a_runner_that_does_not_say_what_it_knows_is_given_new_work_only(server: LiveServer) -> None:
+    runner = Runner(server)
+    Api(server.api, server.api_key).submit("print(1)")
+    assert len(runner.claim(known=None)) == 1
+    assert runner.claim(known=None) == []
+
+
+def test_what_comes_again_takes_its_place_among_the_slots(server: LiveServer) -> None:
+    runner = Runner(server)
+    api = Api(server.api, server.api_key)
+    ids = [api.submit("print(1)")["execution_id"] for _ in range(4)]
+    runner.claim(known=[], slots=2)
+    claimed = runner.claim(known=[], slots=3)
+    assert [one["execution_id"] for one in claimed] == ids[:3]
+
+
+def test_a_claim_lost_with_a_killed_server_comes_again_from_the_next(server: LiveServer) -> None:
+    runner = Runner(server)
+    Api(server.api, server.api_key).submit("print(1)")
+    lost = runner.claim(known=[])
+    server.kill()
+    server.restart()
+    runner.api.base = server.api
+    assert runner.claim(known=[]) == lost
+
+
+def test_a_new_incarnation_begins_a_new_attempt(server: LiveServer) -> None:
+    runner = Runner(server)
+    api = Api(server.api, server.api_key)
+    submitted = api.submit("print(1)")["execution_id"]
+    runner.claim(known=[])
+    runner.register("second")
+    found = api.get(f"/executions/{submitted}").json()
+    assert (found["status"], found["retry_count"]) == ("queued", 1)
