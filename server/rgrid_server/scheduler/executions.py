@@ -28,7 +28,7 @@ from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, execution
 from rgrid_server.store import batches as batch_store
 from rgrid_server.store import blobs as blob_store
 from rgrid_server.store import executions as store
-from rgrid_server.store import queue
+from rgrid_server.store import listing, queue
 from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import NewExecution, Transition
 
@@ -100,7 +100,7 @@ class Executions:
         """Newest first."""
         run = self._database.scan if metadata else self._database.read
         return await run(
-            lambda c: store.list_executions(
+            lambda c: listing.list_executions(
                 c, tenant_id, limit=limit, before=before, status=status, metadata=metadata
             )
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, String, and_, bindparam, insert, literal_column, select, update
+from sqlalchemy import Integer, String, bindparam, insert, literal_column, select, update
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
@@ -171,15 +171,6 @@ def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewE
     return list(rows)
 
 
-MAX_SEQUENCE = 2**62
-_LIST_ALL = (
-    select(*LISTED)
-    .where(executions.c.tenant_id == bindparam("tenant_id"), executions.c.sequence < bindparam("before"))
-    .order_by(executions.c.sequence.desc())
-    .limit(bindparam("max_rows", type_=Integer))
-)
-_LIST = Prepared(_LIST_ALL)
-_LIST_BY_STATUS = Prepared(_LIST_ALL.where(executions.c.status == bindparam("status")))
 _DURATIONS = Prepared(
     select(executions.c.duration_ms)
     .where(
@@ -215,56 +206,6 @@ def find_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> Row
 def lookup_executions(connection: Connection, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
     """List rows of those of the ids that there are."""
     query = select(*LISTED).where(executions.c.tenant_id == tenant_id, executions.c.execution_id.in_(ids))
-    return all_rows(connection, query)
-
-
-def list_executions(
-    connection: Connection,
-    tenant_id: str,
-    *,
-    limit: int,
-    before: int | None = None,
-    status: Status | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> Sequence[Row]:
-    """Newest first, those before a sequence number; every name of ``metadata`` has to match."""
-    if not metadata:
-        last = MAX_SEQUENCE if before is None else before
-        if status is None:
-            return _LIST.all(connection, tenant_id=tenant_id, before=last, max_rows=limit)
-        return _LIST_BY_STATUS.all(
-            connection, tenant_id=tenant_id, before=last, max_rows=limit, status=status.value
-        )
-    conditions: list[ColumnElement[bool]] = [executions.c.tenant_id == tenant_id]
-    source = executions
-    order = executions.c.sequence
-    if metadata:
-        # the first name drives the query through its index, in the order of the answer
-        (name, value), *others = metadata.items()
-        source = metadata_index.join(executions, executions.c.sequence == metadata_index.c.sequence)  # type: ignore[assignment]
-        order = metadata_index.c.sequence
-        conditions = [
-            metadata_index.c.tenant_id == tenant_id,
-            metadata_index.c.name == name,
-            metadata_index.c.value == value,
-        ]
-        for index, (name, value) in enumerate(others):
-            other = metadata_index.alias(f"metadata_{index}")
-            conditions.append(
-                select(other.c.sequence)
-                .where(
-                    other.c.tenant_id == tenant_id,
-                    other.c.name == name,
-                    other.c.value == value,
-                    other.c.sequence == executions.c.sequence,
-                )
-                .exists()
-            )
-    if status is not None:
-        conditions.append(executions.c.status == status.value)
-    if before is not None:
-        conditions.append(order < before)
-    query = select(*LISTED).select_from(source).where(and_(*conditions)).order_by(order.desc()).limit(limit)
     return all_rows(connection, query)
 
 
