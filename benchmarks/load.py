@@ -1,7 +1,8 @@
 """A load generator in a process of its own: connections that send their next request on each answer.
 
-`load.py HOST PORT CONNECTIONS SECONDS` reads the request's bytes from stdin and prints one JSON document:
-answers a second, milliseconds at the median and the 99th percentile, and how many were no 200.
+`load.py HOST PORT CONNECTIONS SECONDS` reads requests' bytes from stdin, with a NUL between them, which each
+connection sends in turn, and prints one JSON document: answers a second, milliseconds at the median and the
+99th percentile, and how many were no 200.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle
 from typing import cast
 
 import uvloop
@@ -19,9 +23,9 @@ class Connection(asyncio.Protocol):
     """Sends a request, waits for the whole answer, and sends again."""
 
     def __init__(
-        self, request: bytes, latencies: list[float], failures: list[bytes], deadline: float
+        self, requests: Iterator[bytes], latencies: list[float], failures: list[bytes], deadline: float
     ) -> None:
-        self._request = request
+        self._requests = requests
         self._latencies = latencies
         self._failures = failures
         self._deadline = deadline
@@ -59,18 +63,22 @@ class Connection(asyncio.Protocol):
     def _send(self) -> None:
         self._sent_at = time.perf_counter()
         if self._transport is not None:
-            self._transport.write(self._request)
+            self._transport.write(next(self._requests))
 
 
-async def run(host: str, port: int, connections: int, seconds: float, request: bytes) -> dict[str, float]:
+async def run(
+    host: str, port: int, connections: int, seconds: float, requests: list[bytes]
+) -> dict[str, float]:
     """Load a server."""
     latencies: list[float] = []
     failures: list[bytes] = []
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
     deadline = started + seconds
-    for _ in range(connections):
-        await loop.create_connection(lambda: Connection(request, latencies, failures, deadline), host, port)
+    for number in range(connections):
+        first = number % len(requests)
+        turns = cycle(requests[first:] + requests[:first])
+        await loop.create_connection(partial(Connection, turns, latencies, failures, deadline), host, port)
     await asyncio.sleep(deadline - time.perf_counter() + 0.5)
     ordered = sorted(latencies)
     return {
@@ -83,8 +91,5 @@ async def run(host: str, port: int, connections: int, seconds: float, request: b
 
 if __name__ == "__main__":
     host, port, connections, seconds = sys.argv[1:5]
-    print(
-        json.dumps(
-            uvloop.run(run(host, int(port), int(connections), float(seconds), sys.stdin.buffer.read()))
-        )
-    )
+    requests = sys.stdin.buffer.read().split(b"\0")
+    print(json.dumps(uvloop.run(run(host, int(port), int(connections), float(seconds), requests))))
