@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import Insert, Select
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPICursor, Dialect
 from sqlalchemy.exc import DBAPIError
@@ -79,6 +79,9 @@ class _Compiled:
     """One dialect's SQL with the conversions of its parameters and columns."""
 
     def __init__(self, statement: ClauseElement, columns: Sequence[str] | None, dialect: Dialect) -> None:
+        if isinstance(statement, Insert):
+            # what the database numbers is not asked for: nobody reads it
+            statement = statement.inline()
         compiled = statement.compile(dialect=dialect, column_keys=list(columns) if columns else None)
         if not isinstance(compiled, SQLCompiler):
             raise TypeError(f"{statement} cannot be prepared")

@@ -16,6 +16,8 @@ def upgrade() -> None:
     _retries_and_limits()
     _blobs()
     _results()
+    if op.get_context().dialect.name == "postgresql":
+        _positions()
 
 
 def _queue() -> None:
@@ -63,6 +65,43 @@ def _results() -> None:
         ["tenant_id", "batch_id", "sequence"],
         "batch_id IS NOT NULL AND status IN ('completed', 'failed', 'canceled')",
     )
+
+
+def _positions() -> None:
+    """Positions in the feed that never appear behind a reader: see docs/explanation/event-feed.md."""
+    op.execute("CREATE SEQUENCE rgrid_event_number AS bigint MINVALUE 0 MAXVALUE 1048575 CACHE 1 CYCLE")
+    # read at each event, so that it counts at once for every process
+    op.execute(
+        """
+        CREATE FUNCTION rgrid_event_base() RETURNS bigint LANGUAGE sql STABLE AS $$
+            SELECT coalesce((SELECT value::bigint FROM settings WHERE name = 'event_base'), 0)
+        $$
+        """
+    )
+    # not only this transaction's own number: what it has waited for or read may bear a higher one, and is older
+    op.execute(
+        """
+        CREATE FUNCTION rgrid_next_position() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+            SELECT (
+                (
+                    greatest(
+                        pg_current_xact_id()::text::bigint,
+                        pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1
+                    ) + rgrid_event_base()
+                ) << 20
+            ) | nextval('rgrid_event_number')
+        $$
+        """
+    )
+    op.execute(
+        """
+        CREATE FUNCTION rgrid_visible_before() RETURNS bigint LANGUAGE sql STABLE AS $$
+            SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + rgrid_event_base()) << 20
+        $$
+        """
+    )
+    op.execute("ALTER TABLE events ALTER COLUMN sequence SET DEFAULT rgrid_next_position()")
+    op.execute("DROP SEQUENCE events_sequence_seq")
 
 
 def _partial_index(name: str, table: str, columns: list[str], condition: str) -> None:
