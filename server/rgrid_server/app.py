@@ -30,7 +30,6 @@ from rgrid_server.api.middleware import RequestIds
 from rgrid_server.api.services import Services
 from rgrid_server.api.urls import PREFIX
 from rgrid_server.billing.costs import Costs
-from rgrid_server.blobs.directory import DirectoryBlobStore
 from rgrid_server.clock import new_key
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import Scope
@@ -45,14 +44,12 @@ from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.sweeper import sweep
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
+from rgrid_server.storage import migrate, open_blobs, open_database, open_notifications
 from rgrid_server.store import spend
-from rgrid_server.store.schema import upgrade_schema
-from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
 from rgrid_server.tenancy import Tenancy
 
 log = logging.getLogger(__name__)
 
-DATABASE_FILE = "rgrid.sqlite"
 ADMIN_KEY_FILE = "admin.key"
 RUNNER_KEY_FILE = "runner.key"
 RUNNER_KEY_NAME = "local runner"
@@ -93,15 +90,19 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
     data_dir.mkdir(parents=True, exist_ok=True)
     migrate(settings)
     async with AsyncExitStack() as stack:
-        database = SqliteDatabase(data_dir / DATABASE_FILE)
+        database = open_database(settings)
         stack.push_async_callback(database.close)
         await database.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
         book = await database.read(spend.load_prices)
         tenancy = Tenancy(database)
         signer = Signer(await tenancy.secret("signing_secret", secrets.token_hex(32)))
         runner_key = await _provide_keys(settings, tenancy)
-        wakeups = Wakeups()
-        blobs = DirectoryBlobStore(data_dir / "blobs")
+        notifications = open_notifications(settings)
+        wakeups = Wakeups(notifications.send if notifications is not None else None)
+        if notifications is not None:
+            listening = asyncio.create_task(notifications.run(wakeups.wake_here, wakeups.wake_all))
+            stack.push_async_callback(_canceled(listening))
+        blobs = open_blobs(settings)
         limits, engine = settings.limits, settings.engine
         services = Services(
             settings=settings,
@@ -120,13 +121,6 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         sweeping = asyncio.create_task(sweep(services.executions, services.leases))
         stack.push_async_callback(_canceled(sweeping))
         yield ServerState(settings, services, wakeups, runner_key)
-
-
-def migrate(settings: Settings) -> None:
-    """Bring the data directory's database to this version's schema."""
-    path = settings.data_dir / DATABASE_FILE
-    with sqlite_engine(path).connect() as connection:
-        upgrade_schema(connection, str(path))
 
 
 def make_asgi(state: ServerState) -> Lane:
@@ -169,13 +163,15 @@ async def _provide_keys(settings: Settings, tenancy: Tenancy) -> str:
     admin_file = settings.data_dir / ADMIN_KEY_FILE
     if settings.bootstrap_api_key is not None:
         chosen = settings.bootstrap_api_key.get_secret_value()
-        if not await tenancy.has_key(chosen):
-            await tenancy.issue_key(tenant_id, (Scope.ADMIN,), "bootstrap", key=chosen)
-    elif not any("admin" in row["scopes"] for row in await tenancy.list_keys()):
+        await tenancy.provide_key(tenant_id, (Scope.ADMIN,), "bootstrap", chosen)
+    elif not await tenancy.has_admin_key():
         key = new_key()
+        # written down first: a key that opens everything must not be lost with a server that is killed here
         _write_private(admin_file, key)
-        await tenancy.issue_key(tenant_id, (Scope.ADMIN,), "first", key=key)
-        print(f"The first API key, shown this once (and kept in {admin_file}): {key}", flush=True)  # noqa: T201
+        if await tenancy.provide_first_key(tenant_id, key):
+            print(f"The first API key, shown this once (and kept in {admin_file}): {key}", flush=True)  # noqa: T201
+        else:
+            admin_file.unlink()
     runner_file = settings.data_dir / RUNNER_KEY_FILE
     if runner_file.exists() and await tenancy.has_key(runner_file.read_text().strip()):
         return runner_file.read_text().strip()

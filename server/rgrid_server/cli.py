@@ -11,22 +11,32 @@ import signal
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from rgrid_server.app import ADMIN_KEY_FILE, DATABASE_FILE, migrate
+from rgrid_server.app import ADMIN_KEY_FILE
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import parse_scopes
 from rgrid_server.errors import ServiceError
 from rgrid_server.serve import ADDRESS_FILE, PID_FILE, CannotStart, serve
+from rgrid_server.storage import (
+    DATABASE_FILE,
+    UnknownStorage,
+    check_storage,
+    has_data,
+    migrate,
+    name_of,
+    open_database,
+)
 from rgrid_server.store import spend
-from rgrid_server.store.database import StorageError
-from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
+from rgrid_server.store.database import Database, StorageError
 from rgrid_server.tenancy import Tenancy, why_not_a_key
+
+T = TypeVar("T")
 
 USAGE_ERROR = 2
 UNAVAILABLE = 69
@@ -85,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.set_defaults(command=run)
         command.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS)
+        command.add_argument("--database-url", metavar="URL", default=argparse.SUPPRESS)
         if name == "backup":
             command.add_argument("target", type=Path, help="a directory that does not exist yet")
         if name == "keys":
@@ -97,6 +108,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="0 for a free one, which is written to DIR/address")
     parser.add_argument("--data-dir", type=Path, metavar="DIR")
     parser.add_argument("--database-url", metavar="URL")
+    parser.add_argument("--database-connections", type=int, metavar="N")
     parser.add_argument("--blob-url", metavar="URL")
     parser.add_argument("--engine", choices=["local", "ray"])
     parser.add_argument("--slots", type=int, metavar="N", help="executions at once")
@@ -118,11 +130,10 @@ def _check(settings: Settings) -> None:
         why = why_not_a_key(settings.bootstrap_api_key.get_secret_value())
         if why is not None:
             raise Refusal(f"RGRID_BOOTSTRAP_API_KEY cannot be a key: {why}")
-    for option, value in (("--database-url", settings.database_url), ("--blob-url", settings.blob_url)):
-        if value is not None:
-            raise Refusal(
-                f"{option} is not available in this version: data stand in --data-dir; leave it out"
-            )
+    try:
+        check_storage(settings)
+    except UnknownStorage as error:
+        raise Refusal(str(error)) from None
     if settings.engine != "local":
         raise Refusal("the engine 'ray' is not available in this version; leave --engine out")
     if settings.sandbox in {"bubblewrap", "docker"}:
@@ -165,7 +176,7 @@ def _stop(settings: Settings, _arguments: argparse.Namespace) -> int:
 def _migrate(settings: Settings, _arguments: argparse.Namespace) -> int:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     migrate(settings)
-    print(f"{settings.data_dir / DATABASE_FILE} has this version's schema")
+    print(f"{name_of(settings)} has this version's schema")
     return 0
 
 
@@ -174,6 +185,8 @@ def _backup(settings: Settings, arguments: argparse.Namespace) -> int:
     import sqlite3
 
     _existing_database(settings)
+    if settings.database_url is not None:
+        raise Refusal(f"{name_of(settings)} is backed up by PostgreSQL's own tools, such as pg_dump")
     target: Path = arguments.target
     try:
         target.mkdir(parents=True)
@@ -197,8 +210,7 @@ def _backup(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _prices(settings: Settings, _arguments: argparse.Namespace) -> int:
     _existing_database(settings)
-    with sqlite_engine(settings.data_dir / DATABASE_FILE).connect() as connection:
-        book = spend.load_prices(connection)
+    book = asyncio.run(_with_database(settings, lambda database: database.read(spend.load_prices)))
     print("price                engine  from        EUR per vCPU-hour  EUR per GiB-hour")
     for price in book:
         day = time.strftime("%Y-%m-%d", time.gmtime(price.effective_from_ms / 1000))
@@ -210,14 +222,15 @@ def _prices(settings: Settings, _arguments: argparse.Namespace) -> int:
 def _keys(settings: Settings, arguments: argparse.Namespace) -> int:
     _existing_database(settings)
 
-    async def run() -> int:
-        database = SqliteDatabase(settings.data_dir / DATABASE_FILE)
-        try:
-            return await _manage_keys(Tenancy(database), arguments)
-        finally:
-            await database.close()
+    return asyncio.run(_with_database(settings, lambda database: _manage_keys(Tenancy(database), arguments)))
 
-    return asyncio.run(run())
+
+async def _with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
+    database = open_database(settings)
+    try:
+        return await work(database)
+    finally:
+        await database.close()
 
 
 async def _manage_keys(tenancy: Tenancy, arguments: argparse.Namespace) -> int:
@@ -250,7 +263,7 @@ async def _manage_keys(tenancy: Tenancy, arguments: argparse.Namespace) -> int:
 
 
 def _existing_database(settings: Settings) -> None:
-    if not (settings.data_dir / DATABASE_FILE).exists():
+    if not has_data(settings):
         raise Refusal(f"there are no data in {settings.data_dir}; give the server's --data-dir")
 
 

@@ -20,8 +20,16 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     data_dir: Path = Field(Path("rgrid-data"), description="where database, blobs and runners' files stand")
-    database_url: str | None = Field(None, description="another database than SQLite in the data directory")
-    blob_url: str | None = Field(None, description="another place for blobs than the data directory")
+    database_url: SecretStr | None = Field(
+        None, description="a PostgreSQL database, in place of SQLite in the data directory"
+    )
+    database_connections: int = Field(
+        24, ge=3, description="to PostgreSQL at once, beside two for notifications"
+    )
+    blob_url: str | None = Field(
+        None,
+        description="file:///DIRECTORY for blobs that servers share which have data directories of their own",
+    )
     engine: Literal["local", "ray"] = "local"
     slots: int | None = Field(
         None, ge=0, description="executions at once; by default one a CPU, 0 for no runner"

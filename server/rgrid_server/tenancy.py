@@ -88,28 +88,42 @@ class Tenancy:
         Raises:
             NotFound: there is no such tenant.
         """
-        issued = IssuedKey(new_id("key"), key or new_key(), tenant_id, "", scopes)
-        shown = shown_prefix(issued.key)
+        issued = _fresh_key(tenant_id, scopes, key)
 
         def add(connection: Connection) -> None:
             if store.get_tenant(connection, tenant_id) is None:
                 raise NotFound("Tenant")
-            store.insert_key(
-                connection,
-                {
-                    "key_hash": hash_key(issued.key),
-                    "key_id": issued.key_id,
-                    "tenant_id": tenant_id,
-                    "prefix": shown,
-                    "name": name,
-                    "scopes": ",".join(scope.value for scope in scopes),
-                    "created_at_ms": now_ms(),
-                    "expires_at_ms": expires_at_ms,
-                },
-            )
+            _insert_key(connection, issued, name, expires_at_ms)
 
         await self._database.write(add)
-        return IssuedKey(issued.key_id, issued.key, tenant_id, shown, scopes)
+        return issued
+
+    async def provide_key(self, tenant_id: str, scopes: tuple[Scope, ...], name: str, key: str) -> None:
+        """Make a key that someone has chosen, unless it was made before."""
+        issued = _fresh_key(tenant_id, scopes, key)
+
+        def provide(connection: Connection) -> None:
+            if not store.has_key_hash(connection, hash_key(key)):
+                _insert_key(connection, issued, name, None)
+
+        await self._database.write(provide)
+
+    async def has_admin_key(self) -> bool:
+        """Whether an administrator's key was ever made."""
+        return await self._database.read(_has_admin_key)
+
+    async def provide_first_key(self, tenant_id: str, key: str) -> bool:
+        """Make an administrator's key where there is none; of servers that start at once, one does."""
+        issued = _fresh_key(tenant_id, (Scope.ADMIN,), key)
+
+        def provide(connection: Connection) -> bool:
+            store.hold_tenant(connection, tenant_id)
+            if _has_admin_key(connection):
+                return False
+            _insert_key(connection, issued, "first", None)
+            return True
+
+        return await self._database.write(provide)
 
     async def list_keys(self, tenant_id: str | None = None) -> list[Row]:
         """Keys by prefix, of one tenant or of all."""
@@ -151,8 +165,16 @@ class Tenancy:
 
     async def default_tenant(self) -> str:
         """The tenant that is there from the first start on; returns its id."""
-        found = await self._database.read(lambda c: store.find_tenant_by_name(c, DEFAULT_TENANT))
-        return str(found["tenant_id"]) if found is not None else await self.add_tenant(DEFAULT_TENANT)
+        fresh = new_id("tenant")
+
+        def provide(connection: Connection) -> str:
+            found = store.find_tenant_by_name(connection, DEFAULT_TENANT)
+            if found is not None:
+                return str(found["tenant_id"])
+            store.insert_tenant(connection, fresh, DEFAULT_TENANT, now_ms())
+            return fresh
+
+        return await self._database.write(provide)
 
     async def secret(self, name: str, fresh: str) -> str:
         """A secret of the server's own, made at its first use."""
@@ -165,6 +187,31 @@ class Tenancy:
             return kept
 
         return await self._database.write(keep)
+
+
+def _has_admin_key(connection: Connection) -> bool:
+    return any(Scope.ADMIN.value in row["scopes"] for row in store.list_keys(connection))
+
+
+def _fresh_key(tenant_id: str, scopes: tuple[Scope, ...], key: str | None) -> IssuedKey:
+    chosen = key or new_key()
+    return IssuedKey(new_id("key"), chosen, tenant_id, shown_prefix(chosen), scopes)
+
+
+def _insert_key(connection: Connection, issued: IssuedKey, name: str, expires_at_ms: int | None) -> None:
+    store.insert_key(
+        connection,
+        {
+            "key_hash": hash_key(issued.key),
+            "key_id": issued.key_id,
+            "tenant_id": issued.tenant_id,
+            "prefix": issued.prefix,
+            "name": name,
+            "scopes": ",".join(scope.value for scope in issued.scopes),
+            "created_at_ms": now_ms(),
+            "expires_at_ms": expires_at_ms,
+        },
+    )
 
 
 def why_not_a_key(key: str) -> str | None:

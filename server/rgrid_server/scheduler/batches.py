@@ -143,7 +143,7 @@ class Batches:
         self._check(items[0].submission if items else None, items, None)
 
         def add(connection: Connection) -> Row:
-            row = _existing(connection, tenant_id, batch_id)
+            row = _held(connection, tenant_id, batch_id)
             if row["closed"] or row["cancel_requested_at_ms"] is not None:
                 raise Conflict("conflict", f"the batch {batch_id} is closed; submit another")
             check_budget(connection, tenant_id, now_ms())
@@ -162,7 +162,7 @@ class Batches:
         """
 
         def end(connection: Connection) -> Row:
-            _existing(connection, tenant_id, batch_id)
+            _held(connection, tenant_id, batch_id)
             store.update_batch(connection, tenant_id, batch_id, closed=True)
             finish_batch(connection, tenant_id, batch_id, now_ms())
             return _existing(connection, tenant_id, batch_id)
@@ -217,7 +217,9 @@ class Batches:
 
         def stop(connection: Connection) -> list[str]:
             now = now_ms()
-            row = _existing(connection, tenant_id, batch_id)
+            # executions before their batch, as everyone takes them; those that joined meanwhile after it
+            execution_store.lock_executions(connection, store.unfinished_ids(connection, tenant_id, batch_id))
+            row = _held(connection, tenant_id, batch_id)
             if row["completed_at_ms"] is not None:
                 return []
             store.update_batch(
@@ -247,7 +249,7 @@ class Batches:
         """
 
         def take(connection: Connection) -> Row:
-            row = _existing(connection, tenant_id, batch_id)
+            row = _held(connection, tenant_id, batch_id)
             if row["completed_at_ms"] is None:
                 raise Conflict(
                     "not_finished", f"the batch {batch_id} has not finished; wait for it or cancel it"
@@ -322,6 +324,7 @@ class Batches:
             return
         now = now_ms()
         check_blobs(connection, tenant_id, [item.submission for item in items])
+        # the batch is held by whoever inserted it or is about to append, so nobody else takes the same places
         first = store.next_index(connection, tenant_id, batch_id)
         state = rules.submit(now, inputs_are_here=True)
         ids = {
@@ -350,6 +353,13 @@ class Batches:
 
 def _existing(connection: Connection, tenant_id: str, batch_id: str) -> Row:
     row = store.get_batch(connection, tenant_id, batch_id)
+    if row is None:
+        raise NotFound("Batch")
+    return row
+
+
+def _held(connection: Connection, tenant_id: str, batch_id: str) -> Row:
+    row = store.lock_batch(connection, tenant_id, batch_id)
     if row is None:
         raise NotFound("Batch")
     return row

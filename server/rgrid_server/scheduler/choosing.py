@@ -53,6 +53,7 @@ class Chooser:
 
     def _choose_of_rank(self, connection: Connection, rank: int, choice: _Choice) -> None:
         heads = {flow: choice.heads_of(rank, flow) for flow in self._contenders(connection, rank)}
+        batch_store.hold_limited(connection, [(flow.tenant_id, flow.batch_id) for flow in choice.oldest])
         waiting = sorted((sequence, flow) for flow, sequence in choice.oldest.items() if flow in heads)
         contenders = [flow for _, flow in waiting]
         while contenders and not choice.is_full:
@@ -143,9 +144,9 @@ class _Choice:
         if not flow.batch_id:
             return True
         if flow not in self._batch_room:
-            batch = batch_store.lock_batch(self._connection, flow.tenant_id, flow.batch_id)
-            limited = batch is not None and batch["parallelism"] is not None
-            self._batch_room[flow] = batch["parallelism"] - batch["running"] if limited and batch else None
+            self._batch_room[flow] = batch_store.room_in_batch(
+                self._connection, flow.tenant_id, flow.batch_id
+            )
         room = self._batch_room[flow]
         return room is None or self._of_batch[flow] < room
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from time import monotonic
 
 from sqlalchemy.engine import Connection
@@ -286,7 +287,8 @@ def submission_of(row: Row) -> Submission:
 def insert_new(connection: Connection, tenant_id: str, new: Sequence[NewExecution], now_ms: int) -> list[Row]:
     """Insert executions, their shared specification first; inputs that are here become artifacts."""
     by_specification = {item.specification_id: item.submission for item in new}
-    for specification, submission in by_specification.items():
+    # in one order, so that two who insert the same do not wait for each other
+    for specification, submission in sorted(by_specification.items(), key=itemgetter(0)):
         store.insert_specification(connection, tenant_id, specification, submission, now_ms)
     rows = store.insert_executions(connection, tenant_id, new)
     ready = {item.execution_id: item.submission.inputs for item in new if item.state.ready_at_ms is not None}
@@ -354,7 +356,8 @@ def join_batch(connection: Connection, tenant_id: str, submission: Submission, n
     """Count an execution in the batch it names, which is made when it is new; returns its index there."""
     if submission.batch_id is None:
         return None
-    batch = batch_store.get_batch(connection, tenant_id, submission.batch_id)
+    # held from here on, so that two who join at once get different places
+    batch = batch_store.lock_batch(connection, tenant_id, submission.batch_id)
     if batch is None:
         batch_store.insert_batch(
             connection,

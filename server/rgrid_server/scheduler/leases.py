@@ -94,6 +94,7 @@ class Leases:
             now = now_ms()
             queue.put_runner(connection, {**runner, "registered_at_ms": now, "seen_at_ms": now})
             lost = queue.open_attempts(connection, runner_id=runner_id, other_incarnation=incarnation)
+            store.lock_executions(connection, [row["execution_id"] for row in lost])
             return [self._lose(connection, row, now) for row in lost]
 
         self._wake(await self._database.write(put))
@@ -149,6 +150,7 @@ class Leases:
 
         def give_back(connection: Connection) -> list[Transition | None]:
             now = now_ms()
+            store.lock_executions(connection, [item.execution_id for item in handed_back])
             held = {_id(row) for row in queue.open_attempts(connection, runner_id=runner_id)}
             done: list[Transition | None] = []
             for item in handed_back:
@@ -187,7 +189,11 @@ class Leases:
         def take_back(connection: Connection) -> list[Transition | None]:
             now = now_ms()
             rows = queue.open_attempts(connection, expired_by_ms=now)
-            return [self._lose(connection, row, now) for row in rows]
+            held = {row["execution_id"] for row in rows}
+            store.lock_executions(connection, held)
+            # looked at again once they are held: another process was faster, or a heartbeat has come
+            rows = queue.open_attempts(connection, expired_by_ms=now)
+            return [self._lose(connection, row, now) for row in rows if row["execution_id"] in held]
 
         self._wake(await self._database.write(take_back))
 
@@ -226,7 +232,9 @@ class Leases:
             else request.free_memory_mib - sum(item.memory_mib for item in assignments),
             is_idle=not carried,
         )
-        for row in self._chooser.choose(connection, room, now):
+        chosen = self._chooser.choose(connection, room, now)
+        # batch by batch in one order, so that two claims at once do not wait for each other
+        for row in sorted(chosen, key=_by_batch):
             done = apply_event(connection, row["execution_id"], lambda state: rules.claim(state, now), now)
             if done is None:
                 continue
@@ -295,7 +303,8 @@ class Leases:
 
     def _lose(self, connection: Connection, attempt: Row, now: int) -> Transition | None:
         execution_id, number = attempt["execution_id"], attempt["attempt"]
-        queue.close_attempt(connection, execution_id, number, Outcome.GRID_FAULT.value, now)
+        if queue.close_attempt(connection, execution_id, number, Outcome.GRID_FAULT.value, now) is None:
+            return None
         try:
             done = apply_event(
                 connection, execution_id, lambda state: rules.expire_lease(state, number, now), now
@@ -336,6 +345,10 @@ def _undelivered(carried: Sequence[Row], request: ClaimRequest) -> list[Row]:
 
 def _id(row: Row) -> AttemptId:
     return AttemptId(row["execution_id"], row["attempt"])
+
+
+def _by_batch(row: Row) -> tuple[str, str, int]:
+    return row["tenant_id"], row["flow"], row["sequence"]
 
 
 def _not_registered(runner_id: str) -> Conflict:

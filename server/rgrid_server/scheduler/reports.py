@@ -60,6 +60,7 @@ class Reports:
         """Keep log chunks; one whose beginning is stored already is a duplicate."""
 
         def append(connection: Connection) -> list[Verdict]:
+            store.lock_executions(connection, [item.execution_id for item in sent])
             return [self._append(connection, item) for item in sent]
 
         verdicts = await self._database.write(append)
@@ -84,6 +85,7 @@ class Reports:
 
         def end(connection: Connection) -> list[Verdict]:
             topics.clear()
+            store.lock_executions(connection, [report.execution_id for report in reports])
             return [self._end(connection, report, received, host_of, topics) for report in reports]
 
         verdicts = await self._database.write(end)
@@ -129,9 +131,9 @@ class Reports:
         except Refused as refused:
             return Verdict.DUPLICATE if refused.reason is RefusedReason.DUPLICATE else Verdict.STALE
         artifacts = [item for item in report.artifacts if why_not_a_name(item.name) is None]
-        hashes = {item.sha256 for item in artifacts}
+        hashes = sorted({item.sha256 for item in artifacts})
         add_received(connection, tenant_id, [received[sha256] for sha256 in hashes if sha256 in received])
-        sizes = blob_rows.owned_sizes(connection, tenant_id, list(hashes))
+        sizes = blob_rows.owned_sizes(connection, tenant_id, hashes)
         if len(sizes) < len(hashes):
             return Verdict.BLOBS_MISSING
         if report.log is not None and report.log.entries:

@@ -84,6 +84,8 @@ class Uploads:
 
         def put(connection: Connection) -> Transition | None:
             now = now_ms()
+            # held, so that two files that arrive at once both stay
+            store.lock_executions(connection, [execution_id])
             row = store.get_execution(connection, None, execution_id)
             if row is None:
                 raise NotFound("Execution")
@@ -111,8 +113,10 @@ class Uploads:
 def add_received(connection: Connection, tenant_id: str, received: Sequence[Received]) -> list[bool]:
     """Note blobs of a tenant, in a transaction; says of each whether it is new to the tenant."""
     now = now_ms()
-    return [
-        blob_rows.add_blob(
+    is_new = [False] * len(received)
+    # in one order, so that two who bring the same do not wait for each other
+    for index, item in sorted(enumerate(received), key=lambda one: one[1].sha256):
+        is_new[index] = blob_rows.add_blob(
             connection,
             tenant_id,
             item.sha256,
@@ -120,8 +124,7 @@ def add_received(connection: Connection, tenant_id: str, received: Sequence[Rece
             content=item.content,
             now_ms=now,
         )
-        for item in received
-    ]
+    return is_new
 
 
 async def _once(part: bytes) -> AsyncIterator[bytes]:

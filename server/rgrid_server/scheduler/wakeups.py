@@ -1,10 +1,14 @@
-"""Waking those who wait, in this process: by topic, after the commit that they wait for."""
+"""Waking those who wait: by topic, after the commit that they wait for.
+
+Where several servers share a database, a wake is also told to the others. That may be lost; so there those
+who wait look again from time to time, as if they had been woken.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 WORK = "work"
@@ -31,24 +35,32 @@ def runner_topic(runner_id: str) -> str:
     return f"runner:{runner_id}"
 
 
-class Watch:
-    """One who waits for any of some topics."""
+RELOOK_SECONDS = 15.0
+"""So often those who wait look again where a wake may be lost."""
+WORK_RELOOK_SECONDS = 2.0
+"""So often those do that wait for work: what another server was about to claim may be left over."""
 
-    def __init__(self) -> None:
+
+class Watch:
+    """One who waits for any of some topics; with ``relook_seconds`` never longer than that at a time."""
+
+    def __init__(self, relook_seconds: float | None = None) -> None:
         self._event = asyncio.Event()
+        self._relook_seconds = relook_seconds
 
     def wake(self) -> None:
         """End the wait, or the next one."""
         self._event.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a wake since the last wait; returns whether there was one within ``seconds``."""
+        """Wait for a wake since the last wait; returns whether to look again within ``seconds``."""
         if seconds <= 0:
             return False
+        limit = seconds if self._relook_seconds is None else min(seconds, self._relook_seconds)
         try:
-            await asyncio.wait_for(self._event.wait(), seconds)
+            await asyncio.wait_for(self._event.wait(), limit)
         except TimeoutError:
-            return False
+            return limit < seconds
         self._event.clear()
         return True
 
@@ -57,15 +69,20 @@ class Wakeups:
     """Topics and who watches them.
 
     Watch first, then read, then wait: what changes between the read and the wait ends the wait.
+
+    Args:
+        tell_others: tells topics to the other servers on the database; None where there are none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell_others: Callable[[Sequence[str]], None] | None = None) -> None:
+        self._tell_others = tell_others
         self._watches: defaultdict[str, set[Watch]] = defaultdict(set)
 
     @contextmanager
     def watch(self, *topics: str) -> Iterator[Watch]:
         """Watch topics for the length of a ``with`` block."""
-        watch = Watch()
+        relook_seconds = WORK_RELOOK_SECONDS if WORK in topics else RELOOK_SECONDS
+        watch = Watch(None if self._tell_others is None else relook_seconds)
         for topic in topics:
             self._watches[topic].add(watch)
         try:
@@ -77,7 +94,14 @@ class Wakeups:
                     del self._watches[topic]
 
     def wake(self, topics: Iterable[str]) -> None:
-        """Wake everyone who watches any of the topics."""
+        """Wake everyone who watches any of the topics, on every server."""
+        woken = list(topics)
+        self.wake_here(woken)
+        if self._tell_others is not None:
+            self._tell_others(woken)
+
+    def wake_here(self, topics: Iterable[str]) -> None:
+        """Wake those of this server who watch any of the topics."""
         for topic in topics:
             for watch in self._watches.get(topic, ()):
                 watch.wake()

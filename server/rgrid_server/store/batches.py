@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.batch import Counts
@@ -23,15 +23,46 @@ _BATCH = Prepared(
 
 
 _LOCKED = Prepared(
-    select(batches.c.parallelism, batches.c.running)
+    select(batches)
     .where(batches.c.tenant_id == bindparam("tenant_id"), batches.c.batch_id == bindparam("batch_id"))
     .with_for_update()
 )
 
 
 def lock_batch(connection: Connection, tenant_id: str, batch_id: str) -> Row | None:
-    """A batch's parallelism and how much of it runs, which nobody else changes until the end."""
+    """A batch's row, which nobody else changes until the transaction ends."""
     return _LOCKED.first(connection, tenant_id=tenant_id, batch_id=batch_id)
+
+
+_LIMITED = Prepared(
+    select(batches.c.parallelism, batches.c.running)
+    .where(
+        batches.c.tenant_id == bindparam("tenant_id"),
+        batches.c.batch_id == bindparam("batch_id"),
+        batches.c.parallelism.is_not(None),
+    )
+    .with_for_update()
+)
+
+
+def hold_limited(connection: Connection, wanted: Iterable[tuple[str, str]]) -> None:
+    """Hold those of some batches, by tenant and id, that have a parallelism, until the transaction ends.
+
+    All at once and in one order, so that two claims do not wait for each other.
+    """
+    if connection.dialect.name == "sqlite":
+        return
+    keys = [key for key in wanted if key[1]]
+    if keys:
+        key_columns = (batches.c.tenant_id, batches.c.batch_id)
+        query = select(*key_columns).where(tuple_(*key_columns).in_(keys), batches.c.parallelism.is_not(None))
+        all_rows(connection, query.order_by(*key_columns).with_for_update())
+
+
+def room_in_batch(connection: Connection, tenant_id: str, batch_id: str) -> int | None:
+    """How many more of a batch may run, which stays so until the transaction ends; None for any number."""
+    limited = _LIMITED.first(connection, tenant_id=tenant_id, batch_id=batch_id)
+    return None if limited is None else int(limited["parallelism"]) - int(limited["running"])
 
 
 def insert_batch(connection: Connection, values: dict[str, Any]) -> None:

@@ -24,14 +24,15 @@ _OWNED_SIZE = Prepared(
     )
 )
 _BLOB = Prepared(select(blobs).where(blobs.c.sha256 == bindparam("sha256")))
-_HAS_BLOB = Prepared(select(blobs.c.sha256).where(blobs.c.sha256 == bindparam("sha256")))
-_INSERT_BLOB = Prepared(insert(blobs), [column.name for column in blobs.c])
-_OWNS = Prepared(
-    select(tenant_blobs.c.sha256).where(
-        tenant_blobs.c.tenant_id == bindparam("tenant_id"), tenant_blobs.c.sha256 == bindparam("sha256")
-    )
+_INSERT_BLOB = Prepared(
+    lambda insert: insert(blobs).on_conflict_do_nothing(), [column.name for column in blobs.c]
 )
-_INSERT_OWNED = Prepared(insert(tenant_blobs), ["tenant_id", "sha256"])
+_INSERT_OWNED = Prepared(
+    lambda insert: insert(tenant_blobs).on_conflict_do_nothing(), ["tenant_id", "sha256"]
+)
+_INSERT_CACHED = Prepared(
+    lambda insert: insert(input_cache).on_conflict_do_nothing(), [column.name for column in input_cache.c]
+)
 _INSERT_ARTIFACT = Prepared(insert(artifacts), [column.name for column in artifacts.c])
 _ARTIFACTS = Prepared(
     select(artifacts)
@@ -80,14 +81,16 @@ def add_blob(
     now_ms: int,
 ) -> bool:
     """Note a blob and that a tenant has it; returns whether it is new to the tenant."""
-    if _HAS_BLOB.first(connection, sha256=sha256) is None:
-        _INSERT_BLOB.run(
-            connection, sha256=sha256, size_bytes=size_bytes, content=content, created_at_ms=now_ms
-        )
-    owned = _OWNS.first(connection, tenant_id=tenant_id, sha256=sha256)
-    if owned is None:
-        _INSERT_OWNED.run(connection, tenant_id=tenant_id, sha256=sha256)
-    return owned is None
+    _INSERT_BLOB.run(
+        connection,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        content=content,
+        created_at_ms=now_ms,
+        location=None,
+        condemned_at_ms=None,
+    )
+    return _INSERT_OWNED.run(connection, tenant_id=tenant_id, sha256=sha256) > 0
 
 
 def insert_artifacts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -126,11 +129,11 @@ def put_cached_inputs(
     connection: Connection, tenant_id: str, input_hash: str, file_references: Any, now_ms: int
 ) -> bool:
     """Store references for a hash; returns False, and changes nothing, where there are some."""
-    if get_cached_inputs(connection, tenant_id, input_hash) is not None:
-        return False
-    connection.execute(
-        insert(input_cache).values(
-            tenant_id=tenant_id, input_hash=input_hash, file_references=file_references, created_at_ms=now_ms
-        )
+    kept = _INSERT_CACHED.run(
+        connection,
+        tenant_id=tenant_id,
+        input_hash=input_hash,
+        file_references=file_references,
+        created_at_ms=now_ms,
     )
-    return True
+    return kept > 0

@@ -30,6 +30,7 @@ class Database(Protocol):
 
         Raises:
             StorageFull: the disk is full; nothing was written.
+            StorageUnavailable: the database is away.
             Exception: whatever the operation raised; nothing of it was written.
         """
 
@@ -43,3 +44,7 @@ class StorageError(Exception):
 
 class StorageFull(StorageError):
     """No room is left where the data stand."""
+
+
+class StorageUnavailable(StorageError):
+    """The database does not answer now; it may do so soon."""

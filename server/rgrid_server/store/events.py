@@ -37,12 +37,12 @@ class visible_before(FunctionElement[int]):  # noqa: N801 - it reads as the SQL 
     inherit_cache = True
 
 
-@compiles(visible_before)  # type: ignore[no-untyped-call, untyped-decorator]
+@compiles(visible_before)
 def _everything(_element: visible_before, _compiler: SQLCompiler, **_options: Any) -> str:
     return str(MAX_POSITION)
 
 
-@compiles(visible_before, "postgresql")  # type: ignore[no-untyped-call, untyped-decorator]
+@compiles(visible_before, "postgresql")
 def _below_the_oldest_transaction(_element: visible_before, _compiler: SQLCompiler, **_options: Any) -> str:
     return "rgrid_visible_before()"
 

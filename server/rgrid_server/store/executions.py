@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -56,7 +56,12 @@ _HAS_SPECIFICATION = Prepared(
         specifications.c.specification_id == bindparam("specification_id")
     )
 )
-_INSERT_SPECIFICATION = Prepared(insert(specifications), [column.name for column in specifications.c])
+_INSERT_SPECIFICATION = Prepared(
+    lambda insert: insert(specifications).on_conflict_do_nothing(),
+    [column.name for column in specifications.c],
+)
+_LOCK = select(executions.c.execution_id).order_by(executions.c.execution_id).with_for_update()
+_LOCK_ONE = Prepared(_LOCK.where(executions.c.execution_id == bindparam("execution_id")))
 _INSERT_EVENT = Prepared(
     insert(events), ["tenant_id", "execution_id", "batch_id", "status", "attempt", "at_ms"]
 )
@@ -191,6 +196,21 @@ def get_execution(connection: Connection, tenant_id: str | None, execution_id: s
     if row is not None and tenant_id is not None and row["tenant_id"] != tenant_id:
         return None
     return row
+
+
+def lock_executions(connection: Connection, ids: Iterable[str]) -> None:
+    """Hold executions until the transaction ends; what is read of them from now on stays true in it.
+
+    Whoever changes an execution, its attempts or its inputs holds it, and holds it before its batch. All are
+    taken at once and in one order, so that two who want the same do not wait for each other.
+    """
+    if connection.dialect.name == "sqlite":
+        return
+    wanted = sorted(set(ids))
+    if len(wanted) == 1:
+        _LOCK_ONE.first(connection, execution_id=wanted[0])
+    elif wanted:
+        all_rows(connection, _LOCK.where(executions.c.execution_id.in_(wanted)))
 
 
 def get_status(connection: Connection, tenant_id: str, execution_id: str) -> Row | None:

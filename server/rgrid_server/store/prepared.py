@@ -8,9 +8,10 @@ asked rarely, or with a changing shape, stays with ``connection.execute``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import Insert, Select
+from sqlalchemy import Insert, Select, Table
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPICursor, Dialect
 from sqlalchemy.exc import DBAPIError
@@ -20,15 +21,27 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from rgrid_server.store.database import Row
 
 
+class Upsert(Protocol):
+    """An insert that knows what to do about a row that is there, as both dialects have it."""
+
+    def __call__(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """Begin the statement."""
+
+
 class Prepared:
     """A statement with bound parameters, compiled once for each kind of database.
 
     Args:
-        statement: of SQLAlchemy Core; every ``bindparam`` in it is given by name at each execution.
+        statement: of SQLAlchemy Core; every ``bindparam`` in it is given by name at each execution. One that
+            says what to do on conflict is a function of the dialect's own ``insert``.
         columns: for an insert or update without values, the columns that are given.
     """
 
-    def __init__(self, statement: ClauseElement, columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        statement: ClauseElement | Callable[[Upsert], ClauseElement],
+        columns: Sequence[str] | None = None,
+    ) -> None:
         self._statement = statement
         self._columns = columns
         self._compiled: dict[str, _Compiled] = {}
@@ -71,8 +84,15 @@ class Prepared:
     def _for(self, dialect: Dialect) -> _Compiled:
         found = self._compiled.get(dialect.name)
         if found is None or found.dialect is not dialect:
-            found = self._compiled[dialect.name] = _Compiled(self._statement, self._columns, dialect)
+            found = self._compiled[dialect.name] = _Compiled(
+                self._statement_for(dialect), self._columns, dialect
+            )
         return found
+
+    def _statement_for(self, dialect: Dialect) -> ClauseElement:
+        if isinstance(self._statement, ClauseElement):
+            return self._statement
+        return self._statement(sqlite.insert if dialect.name == "sqlite" else postgresql.insert)
 
 
 class _Compiled:

@@ -19,10 +19,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ClauseElement
 
 from rgrid_server.domain.fairshare import Flow
 from rgrid_server.store.database import Row
-from rgrid_server.store.prepared import Prepared, all_rows
+from rgrid_server.store.prepared import Prepared, Upsert, all_rows
 from rgrid_server.store.tables import attempts, executions, runners, specifications
 
 _IS_READY = and_(
@@ -94,11 +95,13 @@ _OPEN = Prepared(
     ],
 )
 _OPEN_ATTEMPT = Prepared(
-    select(attempts).where(
+    select(attempts)
+    .where(
         attempts.c.execution_id == bindparam("execution_id"),
         attempts.c.attempt == bindparam("attempt"),
         attempts.c.ended_at_ms.is_(None),
     )
+    .with_for_update()
 )
 _CLOSE = Prepared(
     update(attempts).where(
@@ -129,6 +132,18 @@ _SPECIFICATION = Prepared(
 _TOUCH = Prepared(
     update(runners).where(runners.c.runner_id == bindparam("touched_id")), ["touched_id", "seen_at_ms"]
 )
+_RUNNER_COLUMNS = [column.name for column in runners.c]
+
+
+def _putting_runner(insert: Upsert) -> ClauseElement:
+    putting = insert(runners)
+    return putting.on_conflict_do_update(
+        index_elements=["runner_id"],
+        set_={name: putting.excluded[name] for name in _RUNNER_COLUMNS if name != "runner_id"},
+    )
+
+
+_PUT_RUNNER = Prepared(_putting_runner, _RUNNER_COLUMNS)
 _RUNNER = Prepared(select(runners).where(runners.c.runner_id == bindparam("runner_id")))
 
 
@@ -255,8 +270,7 @@ def get_specifications(connection: Connection, ids: Sequence[str]) -> Sequence[R
 
 def put_runner(connection: Connection, values: dict[str, Any]) -> None:
     """Write what a runner says of itself, in place of what it said before."""
-    connection.execute(delete(runners).where(runners.c.runner_id == values["runner_id"]))
-    connection.execute(insert(runners).values(values))
+    _PUT_RUNNER.run(connection, **{"memory_mib": None, **values})
 
 
 def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> Row | None:

@@ -33,7 +33,7 @@ def upgrade_schema(connection: Connection, where: str) -> None:
     if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
         raise NewerSchema(
             f"{where} was written by a newer RGrid (schema {current}, this version knows "
-            f"{scripts.get_current_head()}); start that version, or give another --data-dir"
+            f"{scripts.get_current_head()}); start that version, or give other data"
         )
     command.upgrade(config, "head")
 

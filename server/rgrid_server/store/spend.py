@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Table, bindparam, func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ClauseElement
 
 from rgrid_server.domain.prices import Price
 from rgrid_server.store.database import Row
-from rgrid_server.store.prepared import Prepared, all_rows
+from rgrid_server.store.prepared import Prepared, Upsert, all_rows
 from rgrid_server.store.tables import charges, prices, spend_daily, spend_monthly, usages
 
 DIMENSIONS = ("dag_id", "task_id", "owner", "runtime")
@@ -21,6 +22,10 @@ DIMENSIONS = ("dag_id", "task_id", "owner", "runtime")
 
 _INSERT_USAGE = Prepared(insert(usages), [column.name for column in usages.c])
 _INSERT_CHARGE = Prepared(insert(charges), [column.name for column in charges.c])
+_INSERT_PRICE = Prepared(
+    lambda insert: insert(prices).on_conflict_do_nothing(index_elements=["price_id"]),
+    [column.name for column in prices.c],
+)
 _MONTH_NANOS = Prepared(
     select(spend_monthly.c.nanos).where(
         spend_monthly.c.tenant_id == bindparam("tenant_id"), spend_monthly.c.month == bindparam("month")
@@ -141,33 +146,22 @@ def load_prices(connection: Connection) -> list[Price]:
 
 def insert_prices(connection: Connection, book: Sequence[Price]) -> None:
     """Add entries to the price book; one with a known id is left as it stands."""
-    known = set(connection.execute(select(prices.c.price_id)).scalars())
-    for price in book:
-        if price.price_id not in known:
-            connection.execute(
-                insert(prices).values(
-                    price_id=price.price_id,
-                    engine=price.engine,
-                    effective_from_ms=price.effective_from_ms,
-                    nanos_per_vcpu_hour=price.nanos_per_vcpu_hour,
-                    nanos_per_gib_hour=price.nanos_per_gib_hour,
-                )
-            )
+    _INSERT_PRICE.run_many(connection, [asdict(price) for price in book])
 
 
 def _add(connection: Connection, table: Table, key: dict[str, str], amounts: dict[str, int]) -> None:
-    _adding(connection.dialect.name, table, tuple(amounts)).run(connection, **key, **amounts)
+    _adding(table, tuple(amounts)).run(connection, **key, **amounts)
 
 
 @cache
-def _adding(dialect_name: str, table: Table, amounts: tuple[str, ...]) -> Prepared:
-    dialect = sqlite if dialect_name == "sqlite" else postgresql
+def _adding(table: Table, amounts: tuple[str, ...]) -> Prepared:
     key = [column.name for column in table.primary_key]
-    upsert = dialect.insert(table)
-    return Prepared(
-        upsert.on_conflict_do_update(
+
+    def upsert(insert: Upsert) -> ClauseElement:
+        adding = insert(table)
+        return adding.on_conflict_do_update(
             index_elements=key,
-            set_={name: table.c[name] + upsert.excluded[name] for name in amounts},
-        ),
-        [*key, *amounts],
-    )
+            set_={name: table.c[name] + adding.excluded[name] for name in amounts},
+        )
+
+    return Prepared(upsert, [*key, *amounts])

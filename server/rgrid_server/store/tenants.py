@@ -70,6 +70,11 @@ def find_tenant_by_name(connection: Connection, name: str) -> Row | None:
     return first_row(connection, select(tenants).where(tenants.c.name == name))
 
 
+def hold_tenant(connection: Connection, tenant_id: str) -> None:
+    """Let nobody else hold a tenant until the transaction ends."""
+    connection.execute(select(tenants.c.tenant_id).where(tenants.c.tenant_id == tenant_id).with_for_update())
+
+
 def list_tenants(connection: Connection) -> Sequence[Row]:
     """All tenants, oldest first."""
     return all_rows(connection, select(tenants).order_by(tenants.c.created_at_ms))
@@ -83,12 +88,18 @@ def set_monthly_limit(connection: Connection, tenant_id: str, limit_micros: int 
 
 
 _LIMITS = Prepared(
-    select(tenants.c.tenant_id, tenants.c.max_running).where(tenants.c.max_running.is_not(None))
+    select(tenants.c.tenant_id, tenants.c.max_running)
+    .where(tenants.c.max_running.is_not(None))
+    .order_by(tenants.c.tenant_id)
+    .with_for_update()
 )
 
 
 def running_limits(connection: Connection) -> dict[str, int]:
-    """How much each tenant may run at once, of those that have a limit."""
+    """How much each tenant may run at once, of those that have a limit.
+
+    They are held until the transaction ends: two claims at once must not both see the last place free.
+    """
     return {row["tenant_id"]: row["max_running"] for row in _LIMITS.all(connection)}
 
 

@@ -78,7 +78,7 @@ def _positions() -> None:
         $$
         """
     )
-    # not only this transaction's own number: what it has waited for or read may bear a higher one, and is older
+    # not only this transaction's own number: what it has waited for may bear a higher one, and came before
     op.execute(
         """
         CREATE FUNCTION rgrid_next_position() RETURNS bigint LANGUAGE sql VOLATILE AS $$

@@ -1,0 +1,328 @@
+"""PostgreSQL: any number of processes on one database, each operation in a transaction of its own.
+
+Transactions run at READ COMMITTED, so that many of them add to one batch's counts without conflict; what an
+operation is going to change it reads FOR UPDATE. One that a conflict or a lost connection undid is run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import select
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, TypeVar
+
+import orjson
+import psycopg
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from rgrid_server.store.database import StorageFull, StorageUnavailable
+
+T = TypeVar("T")
+
+DEFAULT_CONNECTIONS = 24
+PATIENCE_SECONDS = 5.0
+"""So long an operation waits for a database that is away: as long as a restart of it takes."""
+MAX_CONFLICTS = 20
+MAX_PAUSE_SECONDS = 0.25
+_CONNECT_ARGUMENTS = {
+    "connect_timeout": "5",
+    "application_name": "rgrid",
+    "client_encoding": "utf8",
+    # a machine that has gone without a word is missed within a minute
+    "keepalives_idle": "20",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+
+
+class Trouble(Enum):
+    """What an error says about the database, as far as running the operation again may help."""
+
+    CONFLICT = auto()
+    """Another transaction was in the way."""
+    DUPLICATE = auto()
+    """A key is taken; where another process took it a moment ago, a second look finds that."""
+    AWAY = auto()
+    """The database does not answer; nothing of the operation stays."""
+    FULL = auto()
+    """Its disk is full."""
+
+
+# serialization failure, deadlock, a lock that was waited for long enough
+_CONFLICTS = {"40001", "40P01", "55P03"}
+_DUPLICATE = "23505"
+_FULL = {"53100"}
+# shutting down, crashed, starting up, too many connections; a standby takes no writes until it is promoted
+_AWAY = {"57P01", "57P02", "57P03", "57P05", "53300", "25006"}
+
+
+@dataclass(slots=True)
+class CommitLost(Exception):
+    """The connection broke while a commit was under way: only the database knows what became of it."""
+
+    transaction_id: str
+    result: Any
+
+
+def postgres_engine(url: URL, connections: int = DEFAULT_CONNECTIONS) -> Engine:
+    """An engine for a database, set up as RGrid uses PostgreSQL."""
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        isolation_level="AUTOCOMMIT",
+        pool_size=connections,
+        max_overflow=0,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        connect_args=_defaults(url),
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: psycopg.Connection[Any], _record: object) -> None:
+        # what is answered is durable, whatever the database's own setting says
+        connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) "
+            "WHERE current_setting('synchronous_commit') = 'off'"
+        )
+
+    @event.listens_for(engine, "checkout")
+    def check(connection: psycopg.Connection[Any], _record: object, _proxy: object) -> None:
+        # a connection that nobody uses has nothing to say unless it has ended: cheaper than asking it
+        if connection.closed or _is_readable(connection.fileno()):
+            raise InvalidatePoolError()
+
+    return engine
+
+
+def connect_arguments(url: URL) -> dict[str, Any]:
+    """What to connect with, for those who use the driver itself."""
+    dialect: Dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
+    _, arguments = dialect.create_connect_args(url)
+    return {**_defaults(url), **arguments}
+
+
+class PostgresDatabase:
+    """The store protocol on a PostgreSQL database; it belongs to the event loop that first uses it.
+
+    Args:
+        url: of the database, with any scheme of PostgreSQL.
+        connections: how many are used at once, at most.
+    """
+
+    def __init__(self, url: URL, connections: int = DEFAULT_CONNECTIONS) -> None:
+        self._engine = postgres_engine(url, connections)
+        self._where = url.render_as_string(hide_password=True)
+        # short reads wait neither for long ones nor for commits
+        scans, reads = max(1, connections // 6), max(1, connections // 3)
+        self._scanners = ThreadPoolExecutor(scans, "postgres-scan")
+        self._readers = ThreadPoolExecutor(reads, "postgres-read")
+        self._writers = ThreadPoolExecutor(max(1, connections - scans - reads), "postgres-write")
+        self._closed = False
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a short query; each of its statements sees what is committed when it begins."""
+        return await self._until_it_is_done(self._readers, lambda: self._read(query))
+
+    async def scan(self, query: Callable[[Connection], T]) -> T:
+        """Run a longer query on one snapshot."""
+        return await self._until_it_is_done(self._scanners, lambda: self._scan(query))
+
+    async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
+        """Run an operation in a transaction, again where a conflict or a lost connection has undone it."""
+        return await self._until_it_is_done(self._writers, lambda: self._write(operation))
+
+    async def close(self) -> None:
+        """Finish what was begun, then close."""
+        if self._closed:
+            return
+        self._closed = True
+        for threads in (self._writers, self._readers, self._scanners):
+            await asyncio.to_thread(threads.shutdown)
+        self._engine.dispose()
+
+    async def _until_it_is_done(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise RuntimeError("the database is closed")
+        loop = asyncio.get_running_loop()
+        patience = _Patience(self._where, loop.time() + PATIENCE_SECONDS)
+        while True:
+            try:
+                return await loop.run_in_executor(threads, work)
+            except CommitLost as lost:
+                if await self._was_committed(threads, lost.transaction_id):
+                    found: T = lost.result
+                    return found
+            except Exception as error:
+                await asyncio.sleep(patience.pause_after(error, loop.time()))
+
+    async def _was_committed(self, threads: ThreadPoolExecutor, transaction_id: str) -> bool:
+        """What became of a transaction whose commit was not answered.
+
+        Raises:
+            StorageUnavailable: that cannot be found out now.
+        """
+        loop = asyncio.get_running_loop()
+        patience = _Patience(self._where, loop.time() + 2 * PATIENCE_SECONDS, is_in_doubt=True)
+        while True:
+            try:
+                return await loop.run_in_executor(threads, self._fate_of, transaction_id)
+            except Exception as error:
+                await asyncio.sleep(patience.pause_after(error, loop.time()))
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            return query(connection)
+
+    def _scan(self, query: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            driver = _driver_of(connection)
+            driver.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                return query(connection)
+            finally:
+                _roll_back(driver)
+
+    def _write(self, operation: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            driver = _driver_of(connection)
+            transaction_id = _begin(driver)
+            try:
+                result = operation(connection)
+            except BaseException:
+                _roll_back(driver)
+                raise
+            try:
+                done = driver.execute("COMMIT")
+            except psycopg.Error as error:
+                if trouble_of(error) is not Trouble.AWAY:
+                    raise
+                raise CommitLost(transaction_id, result) from error
+            if done.statusmessage != "COMMIT":
+                raise RuntimeError(f"the transaction was not committed but ended with {done.statusmessage}")
+            return result
+
+    def _fate_of(self, transaction_id: str) -> bool:
+        with self._engine.connect() as connection:
+            driver = _driver_of(connection)
+            # its session may not have noticed that nobody is there any more, and has not heard of the commit
+            driver.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = %s::xid8::xid",
+                [transaction_id],
+            )
+            found = driver.execute("SELECT pg_xact_status(%s::xid8)", [transaction_id]).fetchone()
+            status = found[0] if found is not None else None
+            if status not in {"committed", "aborted"}:
+                raise _Undecided(f"transaction {transaction_id} is {status}")
+            return bool(status == "committed")
+
+
+class _Undecided(Exception):
+    """The database has not decided yet."""
+
+
+class _Patience:
+    """How often and how long one operation is run again."""
+
+    def __init__(self, where: str, until: float, *, is_in_doubt: bool = False) -> None:
+        self._where = where
+        self._until = until
+        self._is_in_doubt = is_in_doubt
+        self._tries = 0
+        self._duplicates = 0
+
+    def pause_after(self, error: Exception, now: float) -> float:
+        """How many seconds to wait before the next try.
+
+        Raises:
+            StorageFull: the disk is full.
+            StorageUnavailable: the database was away for too long.
+            Exception: the error itself, where another try would not help.
+        """
+        trouble = Trouble.AWAY if self._is_in_doubt else trouble_of(error)
+        self._tries += 1
+        if trouble is Trouble.FULL:
+            raise StorageFull(f"{self._where} has no room left ({error}); make room on its disk") from error
+        if trouble is Trouble.DUPLICATE and self._duplicates < 2:
+            self._duplicates += 1
+            return 0.0
+        if trouble is Trouble.CONFLICT and self._tries <= MAX_CONFLICTS:
+            return self._pause()
+        if trouble is Trouble.AWAY:
+            if now < self._until:
+                return self._pause()
+            raise StorageUnavailable(self._message(error)) from error
+        raise error
+
+    def _pause(self) -> float:
+        # full jitter: those who ran into each other part
+        return random.uniform(0.0, min(MAX_PAUSE_SECONDS, 0.004 * 2 ** min(self._tries, 10)))  # noqa: S311
+
+    def _message(self, error: Exception) -> str:
+        reason = str(error).strip().split("\n", 1)[0]
+        if self._is_in_doubt:
+            return (
+                f"the connection to {self._where} broke during a commit, and it is not known yet whether it "
+                f"was made ({reason}); look, or ask again under the same run key"
+            )
+        return f"the database {self._where} does not answer ({reason}); ask again when it is back"
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """What an error of the database says; None where running the operation again cannot help."""
+    if isinstance(error, PoolTimeout | InvalidatePoolError):
+        return Trouble.AWAY
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.Error):
+        return None
+    code = cause.sqlstate
+    if code is None:
+        # the server said nothing: the connection could not be made, or broke
+        return Trouble.AWAY if isinstance(cause, psycopg.OperationalError) else None
+    if code in _CONFLICTS:
+        return Trouble.CONFLICT
+    if code == _DUPLICATE:
+        return Trouble.DUPLICATE
+    if code in _FULL:
+        return Trouble.FULL
+    return Trouble.AWAY if code in _AWAY or code.startswith("08") else None
+
+
+def _defaults(url: URL) -> dict[str, str]:
+    return {name: value for name, value in _CONNECT_ARGUMENTS.items() if name not in url.query}
+
+
+def _begin(driver: psycopg.Connection[Any]) -> str:
+    """Begin a transaction; returns its id, by which its fate can be asked for."""
+    cursor = driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()::text")
+    cursor.nextset()
+    found = cursor.fetchone()
+    assert found is not None
+    return str(found[0])
+
+
+def _roll_back(driver: psycopg.Connection[Any]) -> None:
+    # a connection that broke has rolled back by itself, and the error that is on its way says so
+    if not driver.closed:
+        try:
+            driver.execute("ROLLBACK")
+        except psycopg.Error:
+            driver.close()
+
+
+def _driver_of(connection: Connection) -> psycopg.Connection[Any]:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
