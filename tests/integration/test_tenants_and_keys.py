@@ -51,8 +51,8 @@ def test_without_a_key_everything_is_401_before_anything_else(anonymous: Api, me
 @pytest.mark.parametrize(
     "key", ["sk_nobody", "nonsense", "sk_" + "x" * 5000, "sk_é".encode().decode("latin-1")]
 )
-def test_a_wrong_key_is_401(live_server: LiveServer, key: str) -> None:
-    assert Api(live_server.api, key).get("/executions").status_code == 401
+def test_a_wrong_key_is_401(server: LiveServer, key: str) -> None:
+    assert Api(server.api, key).get("/executions").status_code == 401
 
 
 def test_an_unknown_path_is_404_without_a_key_too(anonymous: Api) -> None:
@@ -71,30 +71,30 @@ def test_an_unknown_path_is_404_without_a_key_too(anonymous: Api) -> None:
     ],
 )
 def test_a_key_without_the_scope_is_403(
-    api: Api, live_server: LiveServer, scopes: list[str], method: str, path: str
+    api: Api, server: LiveServer, scopes: list[str], method: str, path: str
 ) -> None:
     key = api.post("/admin/keys", {"scopes": scopes}).json()["key"]
-    answer = Api(live_server.api, key).call(method, path)
+    answer = Api(server.api, key).call(method, path)
     assert answer.status_code == 403
     assert answer.json()["detail"]["error"] == "scope_missing"
 
 
-def test_a_revoked_key_opens_nothing_at_once(api: Api, live_server: LiveServer) -> None:
+def test_a_revoked_key_opens_nothing_at_once(api: Api, server: LiveServer) -> None:
     issued = api.post("/admin/keys", {"scopes": ["read"]}).json()
-    mine = Api(live_server.api, issued["key"])
+    mine = Api(server.api, issued["key"])
     assert mine.get("/whoami").status_code == 200
     api.call("DELETE", f"/admin/keys/{issued['key_id']}")
     assert mine.get("/whoami").status_code == 401
 
 
-def test_a_rotated_key_overlaps_with_the_new_one(api: Api, live_server: LiveServer) -> None:
+def test_a_rotated_key_overlaps_with_the_new_one(api: Api, server: LiveServer) -> None:
     issued = api.post("/admin/keys", {"scopes": ["read"]}).json()
     fresh = api.post(f"/admin/keys/{issued['key_id']}/rotate", {"overlap_seconds": 60}).json()
     for key in (issued["key"], fresh["key"]):
-        assert Api(live_server.api, key).get("/whoami").status_code == 200
+        assert Api(server.api, key).get("/whoami").status_code == 200
     ended = api.post(f"/admin/keys/{fresh['key_id']}/rotate", {"overlap_seconds": 0}).json()
-    assert Api(live_server.api, fresh["key"]).get("/whoami").status_code == 401
-    assert Api(live_server.api, ended["key"]).get("/whoami").status_code == 200
+    assert Api(server.api, fresh["key"]).get("/whoami").status_code == 401
+    assert Api(server.api, ended["key"]).get("/whoami").status_code == 200
 
 
 def test_keys_are_listed_by_prefix_and_never_whole(api: Api) -> None:
@@ -104,15 +104,22 @@ def test_keys_are_listed_by_prefix_and_never_whole(api: Api) -> None:
     assert issued["key"] not in listed
 
 
-def test_no_key_stands_in_the_data_directory_in_clear(api: Api, live_server: LiveServer) -> None:
-    key = api.post("/admin/keys", {"scopes": ["read"]}).json()["key"].encode()
-    for path in live_server.data_dir.glob("rgrid.sqlite*"):
-        assert key not in path.read_bytes()
-        assert live_server.api_key.encode() not in path.read_bytes()
+def test_no_key_stands_in_the_database_in_clear(
+    api: Api, server: LiveServer, database: str, request: pytest.FixtureRequest
+) -> None:
+    issued = api.post("/admin/keys", {"scopes": ["read"]}).json()
+    if database == "sqlite":
+        stored = b"".join(path.read_bytes() for path in server.data_dir.glob("rgrid.sqlite*"))
+    else:
+        cluster = request.getfixturevalue("postgres")
+        stored = cluster.dump(server.options[-1])
+    assert issued["key_id"].encode() in stored
+    assert issued["key"].encode() not in stored
+    assert server.api_key.encode() not in stored
 
 
 @pytest.fixture
-def other(api: Api, live_server: LiveServer) -> Callable[[], Api]:
+def other(api: Api, server: LiveServer) -> Callable[[], Api]:
     """Makes a second tenant."""
 
     def make() -> Api:
@@ -120,13 +127,13 @@ def other(api: Api, live_server: LiveServer) -> Callable[[], Api]:
 
         tenant_id = api.post("/admin/tenants", {"name": uuid.uuid4().hex}).json()["tenant_id"]
         issued = api.post("/admin/keys", {"tenant_id": tenant_id, "scopes": ["submit", "read"]}).json()
-        return Api(live_server.api, issued["key"])
+        return Api(server.api, issued["key"])
 
     return make
 
 
 def test_another_tenants_things_are_not_found_anywhere(
-    tenant: Api, other: Callable[[], Api], live_server: LiveServer
+    tenant: Api, other: Callable[[], Api], server: LiveServer
 ) -> None:
     data = b"a secret of the first tenant"
     digest = hashlib.sha256(data).hexdigest()
@@ -159,7 +166,7 @@ def test_another_tenants_things_are_not_found_anywhere(
     assert stranger.post("/blobs/missing", {"hashes": [digest]}).json() == {"missing": [digest]}
     assert stranger.post("/executions", {"script_content": "1", "inputs": {"i": digest}}).status_code == 422
     assert stranger.get("/cost").json()["total_executions"] == 0
-    (message,) = read_socket(stranger, live_server, execution_id)
+    (message,) = read_socket(stranger, server, execution_id)
     assert message["type"] == "error"
     assert "log" not in str(message)
 
@@ -173,19 +180,19 @@ def test_two_tenants_may_use_the_same_names(tenant: Api, other: Callable[[], Api
 
 @pytest.mark.parametrize("key", [None, "sk_wrong"])
 def test_a_websocket_without_a_good_key_is_refused_before_it_opens(
-    live_server: LiveServer, key: str | None
+    server: LiveServer, key: str | None
 ) -> None:
-    address = live_server.api.replace("http://", "ws://") + "/ws/executions/exec_x/logs"
+    address = server.api.replace("http://", "ws://") + "/ws/executions/exec_x/logs"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with pytest.raises(InvalidStatus) as refused, connect(address, additional_headers=headers):
         pass
     assert refused.value.response.status_code == 401
 
 
-def test_a_browser_passes_its_key_as_a_subprotocol(tenant: Api, live_server: LiveServer) -> None:
+def test_a_browser_passes_its_key_as_a_subprotocol(tenant: Api, server: LiveServer) -> None:
     ended = tenant.run("print('x')")
     key = str(tenant.session.headers["Authorization"]).removeprefix("Bearer ")
-    address = live_server.api.replace("http://", "ws://") + f"/ws/executions/{ended['execution_id']}/logs"
+    address = server.api.replace("http://", "ws://") + f"/ws/executions/{ended['execution_id']}/logs"
     protocols: Any = [f"rgrid.key.{key}"]
     with connect(address, subprotocols=protocols) as socket:
         assert json.loads(socket.recv())["message"] == "x"
@@ -203,9 +210,9 @@ def test_a_signed_url_opens_nothing_else_and_cannot_be_changed(tenant: Api, anon
     assert requests.get(url.split("?")[0], timeout=10).status_code == 403
 
 
-def read_socket(tenant: Api, live_server: LiveServer, execution_id: str) -> list[dict[str, Any]]:
+def read_socket(tenant: Api, server: LiveServer, execution_id: str) -> list[dict[str, Any]]:
     """Every message until the server closes."""
-    address = live_server.api.replace("http://", "ws://") + f"/ws/executions/{execution_id}/logs"
+    address = server.api.replace("http://", "ws://") + f"/ws/executions/{execution_id}/logs"
     header = {"Authorization": str(tenant.session.headers["Authorization"])}
     with connect(address, additional_headers=header) as socket:
         return [json.loads(message) for message in socket]

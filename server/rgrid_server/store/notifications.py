@@ -64,7 +64,7 @@ class Notifications:
             try:
                 await work()
             except psycopg.Error as error:
-                log.warning("notifications between servers are interrupted: %s", str(error).split("\n")[0])
+                log.debug("notifications between servers are interrupted: %s", error)
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:

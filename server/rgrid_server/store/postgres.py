@@ -7,6 +7,7 @@ operation is going to change it reads FOR UPDATE. One that a conflict or a lost 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import select
 from collections.abc import Callable
@@ -24,9 +25,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rgrid_server.store.database import StorageFull, StorageUnavailable
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 DEFAULT_CONNECTIONS = 24
+_AWAY_MESSAGE = "the database does not answer now; ask again in some seconds"
+_IN_DOUBT = (
+    "the database went away during a commit, and it is not known yet whether that was made; "
+    "look in some seconds, or ask again under the same run key"
+)
 PATIENCE_SECONDS = 5.0
 """So long an operation waits for a database that is away: as long as a restart of it takes."""
 MAX_CONFLICTS = 20
@@ -101,6 +109,13 @@ def postgres_engine(url: URL, connections: int = DEFAULT_CONNECTIONS) -> Engine:
     return engine
 
 
+def shown(url: URL) -> str:
+    """How messages call a database: without its password, also where that stands among the parameters."""
+    host = url.host or url.query.get("host") or "localhost"
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{host if isinstance(host, str) else ','.join(host)}{port}/{url.database or ''}"
+
+
 def connect_arguments(url: URL) -> dict[str, Any]:
     """What to connect with, for those who use the driver itself."""
     dialect: Dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
@@ -118,7 +133,8 @@ class PostgresDatabase:
 
     def __init__(self, url: URL, connections: int = DEFAULT_CONNECTIONS) -> None:
         self._engine = postgres_engine(url, connections)
-        self._where = url.render_as_string(hide_password=True)
+        self._where = shown(url)
+        self._is_away = False
         # short reads wait neither for long ones nor for commits
         scans, reads = max(1, connections // 6), max(1, connections // 3)
         self._scanners = ThreadPoolExecutor(scans, "postgres-scan")
@@ -151,16 +167,19 @@ class PostgresDatabase:
         if self._closed:
             raise RuntimeError("the database is closed")
         loop = asyncio.get_running_loop()
-        patience = _Patience(self._where, loop.time() + PATIENCE_SECONDS)
+        patience = _Patience(loop.time() + PATIENCE_SECONDS)
         while True:
             try:
-                return await loop.run_in_executor(threads, work)
+                found = await loop.run_in_executor(threads, work)
             except CommitLost as lost:
                 if await self._was_committed(threads, lost.transaction_id):
-                    found: T = lost.result
-                    return found
+                    committed: T = lost.result
+                    return committed
             except Exception as error:
-                await asyncio.sleep(patience.pause_after(error, loop.time()))
+                await self._pause(patience, error)
+            else:
+                self._is_away = False
+                return found
 
     async def _was_committed(self, threads: ThreadPoolExecutor, transaction_id: str) -> bool:
         """What became of a transaction whose commit was not answered.
@@ -169,12 +188,19 @@ class PostgresDatabase:
             StorageUnavailable: that cannot be found out now.
         """
         loop = asyncio.get_running_loop()
-        patience = _Patience(self._where, loop.time() + 2 * PATIENCE_SECONDS, is_in_doubt=True)
+        patience = _Patience(loop.time() + 2 * PATIENCE_SECONDS, is_in_doubt=True)
         while True:
             try:
                 return await loop.run_in_executor(threads, self._fate_of, transaction_id)
             except Exception as error:
-                await asyncio.sleep(patience.pause_after(error, loop.time()))
+                await self._pause(patience, error)
+
+    async def _pause(self, patience: _Patience, error: Exception) -> None:
+        if trouble_of(error) is Trouble.AWAY and not self._is_away:
+            # once, however many ask; those who ask are not told where the database is
+            self._is_away = True
+            log.warning("the database %s does not answer: %s", self._where, _first_line(error))
+        await asyncio.sleep(patience.pause_after(error, asyncio.get_running_loop().time()))
 
     def _read(self, query: Callable[[Connection], T]) -> T:
         with self._engine.connect() as connection:
@@ -230,8 +256,7 @@ class _Undecided(Exception):
 class _Patience:
     """How often and how long one operation is run again."""
 
-    def __init__(self, where: str, until: float, *, is_in_doubt: bool = False) -> None:
-        self._where = where
+    def __init__(self, until: float, *, is_in_doubt: bool = False) -> None:
         self._until = until
         self._is_in_doubt = is_in_doubt
         self._tries = 0
@@ -248,7 +273,7 @@ class _Patience:
         trouble = Trouble.AWAY if self._is_in_doubt else trouble_of(error)
         self._tries += 1
         if trouble is Trouble.FULL:
-            raise StorageFull(f"{self._where} has no room left ({error}); make room on its disk") from error
+            raise StorageFull("the database has no room left; make room on its disk") from error
         if trouble is Trouble.DUPLICATE and self._duplicates < 2:
             self._duplicates += 1
             return 0.0
@@ -257,21 +282,12 @@ class _Patience:
         if trouble is Trouble.AWAY:
             if now < self._until:
                 return self._pause()
-            raise StorageUnavailable(self._message(error)) from error
+            raise StorageUnavailable(_IN_DOUBT if self._is_in_doubt else _AWAY_MESSAGE) from error
         raise error
 
     def _pause(self) -> float:
         # full jitter: those who ran into each other part
         return random.uniform(0.0, min(MAX_PAUSE_SECONDS, 0.004 * 2 ** min(self._tries, 10)))  # noqa: S311
-
-    def _message(self, error: Exception) -> str:
-        reason = str(error).strip().split("\n", 1)[0]
-        if self._is_in_doubt:
-            return (
-                f"the connection to {self._where} broke during a commit, and it is not known yet whether it "
-                f"was made ({reason}); look, or ask again under the same run key"
-            )
-        return f"the database {self._where} does not answer ({reason}); ask again when it is back"
 
 
 def trouble_of(error: BaseException) -> Trouble | None:
@@ -296,6 +312,10 @@ def trouble_of(error: BaseException) -> Trouble | None:
 
 def _defaults(url: URL) -> dict[str, str]:
     return {name: value for name, value in _CONNECT_ARGUMENTS.items() if name not in url.query}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
 
 
 def _begin(driver: psycopg.Connection[Any]) -> str:

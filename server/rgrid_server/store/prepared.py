@@ -108,7 +108,7 @@ class _Compiled:
         self.dialect = dialect
         self._sql = compiled.string
         self._is_positional = compiled.positional
-        self._names = tuple(compiled.positiontup or compiled.binds)
+        self._names = tuple(compiled.positiontup or compiled.bind_names.values())
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
         self._binders: dict[str, Callable[[Any], Any]] = dict(compiled._bind_processors)  # type: ignore[arg-type]
         self._columns = tuple(column.keyname for column in compiled._result_columns)
