@@ -220,10 +220,12 @@ class Leases:
         if self.draining or request.free_slots <= 0:
             return Claimed([], {}, cancel, drain=self.draining)
         carried = queue.open_attempts(connection, runner_id=request.runner_id)
-        assignments = [
-            self._deliver_again(connection, row, now)
-            for row in _undelivered(carried, request)[: request.free_slots]
-        ]
+        if undelivered := _undelivered(carried, request)[: request.free_slots]:
+            store.lock_executions(connection, [row["execution_id"] for row in undelivered])
+            # looked at again once they are held: they may just have been taken back
+            carried = queue.open_attempts(connection, runner_id=request.runner_id)
+            undelivered = _undelivered(carried, request)[: request.free_slots]
+        assignments = [self._deliver_again(connection, row, now) for row in undelivered]
         room = Room(
             slots=request.free_slots - len(assignments),
             cpus_milli=request.free_cpus_milli - sum(item.cpus_milli for item in assignments),
@@ -235,22 +237,8 @@ class Leases:
         chosen = self._chooser.choose(connection, room, now)
         # batch by batch in one order, so that two claims at once do not wait for each other
         for row in sorted(chosen, key=_by_batch):
-            done = apply_event(connection, row["execution_id"], lambda state: rules.claim(state, now), now)
-            if done is None:
-                continue
-            queue.open_attempt(
-                connection,
-                {
-                    "execution_id": done.execution_id,
-                    "attempt": done.after.attempt,
-                    "tenant_id": done.tenant_id,
-                    "runner_id": request.runner_id,
-                    "incarnation": runner["incarnation"],
-                    "claimed_at_ms": now,
-                    "lease_expires_at_ms": now + LEASE_MS,
-                },
-            )
-            assignments.append(self._assignment(connection, done.execution_id))
+            self._open(connection, row["execution_id"], runner, now)
+        assignments += [self._assignment(connection, row["execution_id"]) for row in chosen]
         wanted = sorted({item.specification for item in assignments})
         specifications = {
             row["specification_id"]: {
@@ -262,6 +250,23 @@ class Leases:
             for row in queue.get_specifications(connection, wanted)
         }
         return Claimed(assignments, specifications, cancel)
+
+    def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> None:
+        """Make the next attempt of an execution that was chosen, and give its lease to a runner."""
+        done = apply_event(connection, execution_id, lambda state: rules.claim(state, now), now)
+        if done is not None:
+            queue.open_attempt(
+                connection,
+                {
+                    "execution_id": execution_id,
+                    "attempt": done.after.attempt,
+                    "tenant_id": done.tenant_id,
+                    "runner_id": runner["runner_id"],
+                    "incarnation": runner["incarnation"],
+                    "claimed_at_ms": now,
+                    "lease_expires_at_ms": now + LEASE_MS,
+                },
+            )
 
     def _deliver_again(self, connection: Connection, attempt: Row, now: int) -> Assignment:
         """Hand over what was claimed before, by an answer that never arrived."""
