@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 from typing import Any
 
@@ -159,7 +160,12 @@ def test_other_bad_bodies_are_422(tenant: Api, path: str, body: object) -> None:
     assert tenant.post(path, body).status_code == 422
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x", "status=done", "cursor=!!"])
+HUGE_CURSOR = base64.urlsafe_b64encode(b"9" * 30).decode()
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=501", "limit=x", "status=done", "cursor=!!", f"cursor={HUGE_CURSOR}"]
+)
 def test_bad_queries_are_422(tenant: Api, query: str) -> None:
     assert tenant.get(f"/executions?{query}").status_code == 422
 

@@ -30,6 +30,8 @@ router.tags = ["executions"]
 
 MAX_WAIT_SECONDS = 60
 MAX_LIMIT = 500
+MAX_POSITION = 2**63 - 1
+"""A position in a list, a log or a feed is a number that every database keeps."""
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for the end")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 _METADATA_FILTER = re.compile(r"^metadata\[(.+)\]$", re.DOTALL)
@@ -173,7 +175,10 @@ def read_cursor(cursor: str) -> int:
     """
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        return int(base64.urlsafe_b64decode(padded.encode("ascii")))
+        position = int(base64.urlsafe_b64decode(padded.encode("ascii")))
+        if abs(position) > MAX_POSITION:
+            raise ValueError(position)
+        return position
     except (ValueError, binascii.Error, UnicodeEncodeError):
         problem = Problem(("cursor",), f"{cursor[:80]!r} is not a cursor; take it from X-Next-Cursor")
         raise Invalid([problem]) from None
