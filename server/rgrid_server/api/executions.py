@@ -175,10 +175,10 @@ def read_cursor(cursor: str) -> int:
     """
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        position = int(base64.urlsafe_b64decode(padded.encode("ascii")))
-        if abs(position) > MAX_POSITION:
-            raise ValueError(position)
-        return position
+        position: int | None = int(base64.urlsafe_b64decode(padded.encode("ascii")))
     except (ValueError, binascii.Error, UnicodeEncodeError):
+        position = None
+    if position is None or abs(position) > MAX_POSITION:
         problem = Problem(("cursor",), f"{cursor[:80]!r} is not a cursor; take it from X-Next-Cursor")
-        raise Invalid([problem]) from None
+        raise Invalid([problem])
+    return position
