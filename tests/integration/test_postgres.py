@@ -396,10 +396,10 @@ def test_a_cancel_at_one_server_reaches_the_runner_of_the_other(
     assert first.wait(execution_id)["status"] == "canceled"
 
 
-def test_a_server_whose_database_was_killed_answers_again_when_it_is_back(tmp_path: Path) -> None:
-    from tests.postgres import PostgresCluster
-
-    with PostgresCluster() as cluster:
+def test_a_server_whose_database_was_killed_answers_again_when_it_is_back(
+    postgres: PostgresCluster, tmp_path: Path
+) -> None:
+    with type(postgres)() as cluster:
         options = ["--database-url", cluster.create_database(), "--slots", "1"]
         with LiveServer(tmp_path / "data", options=options) as server:
             api = Api(server.wait_for_runner().api, server.api_key)
