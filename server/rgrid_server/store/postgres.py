@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from rgrid_server.store.database import StorageFull, StorageUnavailable
+from rgrid_server.store.database import StorageFull, StorageUnavailable, Unstorable
 
 log = logging.getLogger(__name__)
 
@@ -296,6 +296,9 @@ class _Patience:
             if now < self._until:
                 return self._pause()
             raise StorageUnavailable(_IN_DOUBT if self._is_in_doubt else _AWAY_MESSAGE) from error
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, psycopg.DataError):
+            raise Unstorable(f"a value cannot be stored: {_first_line(cause)}") from error
         raise error
 
     def _pause(self) -> float:
