@@ -420,6 +420,33 @@ def _of(attempt: AttemptId):  # type: ignore[no-untyped-def]
     )
 
 
+def test_of_a_claim_and_a_cancel_at_once_one_comes_first(empty_queue: Store) -> None:
+    store = empty_queue
+    tenant_id = store.tenant()
+    submit_many(store, tenant_id, 60, batch_id="wanted-or-not")
+    page = store.read(lambda c: batches.batch_executions(c, tenant_id, "wanted-or-not"))
+    taken: list[AttemptId] = []
+
+    async def run() -> None:
+        cancels = [
+            either(store, number).executions.cancel(tenant_id, row["execution_id"])
+            for number, row in enumerate(page)
+        ]
+        claims = [drain(either(store, number), taken, slots=2) for number in range(8)]
+        await asyncio.gather(*cancels, *claims)
+
+    store.run(run())
+    row = store.read(lambda c: batches.get_batch(c, tenant_id, "wanted-or-not"))
+    assert row is not None
+    assert (row["queued"], row["running"]) == (0, len(taken))
+    assert store.together([either(store, n).end(attempt) for n, attempt in enumerate(taken)]) == [
+        "accepted"
+    ] * len(taken)
+    counts = {word: count for word, count in store.counts(tenant_id, "wanted-or-not").items() if count}
+    expected = {"completed": len(taken), "canceled": 60 - len(taken)}
+    assert counts == {word: count for word, count in expected.items() if count}
+
+
 def test_counts_stay_equal_to_what_is_counted_whatever_happens_at_once(empty_queue: Store) -> None:
     store = empty_queue
     tenant_id = store.tenant()

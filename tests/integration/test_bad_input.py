@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import uuid
 from typing import Any
 
 import pytest
@@ -179,3 +180,19 @@ def test_a_body_that_is_too_large_is_413(tenant: Api) -> None:
 def test_too_many_items_of_a_batch_are_413(tenant: Api) -> None:
     body = {"template": {"script_content": "print(1)"}, "items": [{}] * 10_001}
     assert tenant.post("/batches", body).status_code == 413
+
+
+def test_metadata_with_a_nul_character_comes_back_as_it_was(tenant: Api) -> None:
+    metadata = {"a": "x\0y", "b\0c": "z", "dag_id": "d\0"}
+    ended = tenant.run("print(1)", user_metadata=metadata)
+    assert (ended["status"], ended["user_metadata"]) == ("completed", metadata)
+
+
+@pytest.mark.parametrize("path", ["/executions/a%00b", "/batches/a%00b", "/executions/a%00b/artifacts"])
+def test_a_nul_character_in_a_path_is_the_callers_fault(tenant: Api, path: str) -> None:
+    assert tenant.get(path).status_code in {404, 422}
+
+
+def test_a_nul_character_in_a_name_is_taken_or_refused(api: Api) -> None:
+    answer = api.post("/admin/tenants", {"name": f"nul\0-{uuid.uuid4().hex}"})
+    assert answer.status_code in {200, 201, 422}

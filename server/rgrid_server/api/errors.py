@@ -16,7 +16,7 @@ from rgrid_server.blobs.base import BlobError
 from rgrid_server.domain.execution import Refused, RefusedReason
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Conflict, Invalid, LimitReached, NotFound
-from rgrid_server.store.database import StorageError, StorageFull
+from rgrid_server.store.database import StorageError, StorageFull, Unstorable
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,10 @@ async def _storage_error(_request: Request, error: Exception) -> Response:
     return _answer(503, code, str(error))
 
 
+async def _unstorable(_request: Request, error: Exception) -> Response:
+    return _answer(422, "invalid", str(error))
+
+
 async def _unexpected(request: Request, _error: Exception) -> Response:
     request_id = request.scope.get("state", {}).get("request_id", "")
     return _answer(
@@ -126,6 +130,7 @@ _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
     Refused: _refused,
     BlobError: _blob_error,
     StorageError: _storage_error,
+    Unstorable: _unstorable,
     StarletteHTTPException: _http_error,
     Exception: _unexpected,
 }

@@ -11,6 +11,7 @@ from rgrid_server.billing.budgets import day_of
 from rgrid_server.domain.attempts import Outcome, Report
 from rgrid_server.domain.execution import State, Status, is_charged
 from rgrid_server.domain.prices import Price, Usage, charge_nanos, price_at, reserve
+from rgrid_server.domain.text import without_nul
 from rgrid_server.store import spend
 from rgrid_server.store.database import Row
 
@@ -113,4 +114,4 @@ def attribution_of(user_metadata: Mapping[str, object]) -> dict[str, str | None]
 
 
 def _text(value: object) -> str | None:
-    return None if value is None or isinstance(value, dict | list) else str(value)[:512]
+    return None if value is None or isinstance(value, dict | list) else without_nul(str(value)[:512])

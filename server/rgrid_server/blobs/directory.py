@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,8 +26,7 @@ class DirectoryBlobStore:
         self._incoming = directory / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         for leftover in self._incoming.iterdir():
-            # an upload that a killed server did not finish: nobody was told that it is here
-            leftover.unlink(missing_ok=True)
+            _remove_if_abandoned(leftover)
 
     def begin(self, max_bytes: int) -> DirectoryUpload:
         """Begin to take in a blob of at most ``max_bytes``."""
@@ -91,7 +92,7 @@ class DirectoryUpload:
     def _spill(self) -> None:
         try:
             if self._file is None:
-                self._file = self._temporary.open("wb")
+                self._file = _open_locked(self._temporary)
             self._file.write(self._held)
         except OSError as error:
             raise _full(error) from error
@@ -111,6 +112,24 @@ class DirectoryUpload:
             raise _full(error) from error
         _fsync_directory(path.parent)
         _fsync_directory(path.parent.parent)
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """A new file, locked for as long as it is open, so that other servers on the directory leave it alone."""
+    while True:
+        file = path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():
+            return file
+        # another server that just started took it for a leftover before it was locked
+        file.close()
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    """Remove an upload that a killed server did not finish: nobody was told that it is here."""
+    with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _fsync_directory(path: Path) -> None:

@@ -16,6 +16,7 @@ from rgrid_server.domain.execution import Ending, Refused, RefusedReason, Status
 from rgrid_server.domain.filenames import why_not_a_name
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
+from rgrid_server.domain.text import without_nul
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.uploads import Received, add_received
 from rgrid_server.scheduler.wakeups import Wakeups, log_topic
@@ -123,7 +124,7 @@ class Reports:
             exit_code=report.exit_code,
             duration_ms=max(0, report.duration_ms),
             error_code=report.error_code,
-            error_message=report.error_message,
+            error_message=without_nul(report.error_message) if report.error_message else None,
         )
         try:
             # asked before anything is written, so that a refused report leaves nothing

@@ -31,11 +31,16 @@ class Database(Protocol):
         Raises:
             StorageFull: the disk is full; nothing was written.
             StorageUnavailable: the database is away.
+            Unstorable: a value cannot be kept; nothing was written.
             Exception: whatever the operation raised; nothing of it was written.
         """
 
     async def close(self) -> None:
         """Finish what was begun and let go of every connection."""
+
+
+class Unstorable(Exception):
+    """A value that the database has no place for, such as a NUL character; the message says which."""
 
 
 class StorageError(Exception):

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
 from rgrid_server.domain.submission import Submission
+from rgrid_server.domain.text import NUL
 from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, all_rows
 from rgrid_server.store.tables import attempts, batches, events, executions, metadata_index, specifications
@@ -405,7 +406,10 @@ def _indexed(user_metadata: Mapping[str, object]) -> list[tuple[str, str]]:
     return [
         (name, text)
         for name, value in user_metadata.items()
-        if len(name) <= MAX_INDEXED_CHARS and (text := metadata_text(value)) is not None
+        if len(name) <= MAX_INDEXED_CHARS
+        and (text := metadata_text(value)) is not None
+        and NUL not in name
+        and NUL not in text
     ]
 
 

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import random
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, TypeVar
@@ -20,10 +21,10 @@ import orjson
 import psycopg
 from sqlalchemy import URL, create_engine, event
 from sqlalchemy.engine import Connection, Dialect, Engine
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from rgrid_server.store.database import StorageFull, StorageUnavailable
+from rgrid_server.store.database import StorageFull, StorageUnavailable, Unstorable
 
 log = logging.getLogger(__name__)
 
@@ -202,12 +203,24 @@ class PostgresDatabase:
             log.warning("the database %s does not answer: %s", self._where, _first_line(error))
         await asyncio.sleep(patience.pause_after(error, asyncio.get_running_loop().time()))
 
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        connection = self._engine.connect()
+        try:
+            yield connection
+        finally:
+            # giving a broken connection back raises, which must not hide what became of a commit
+            with suppress(SQLAlchemyError, psycopg.Error):
+                if not connection.invalidated and _driver_of(connection).closed:
+                    connection.invalidate()
+                connection.close()
+
     def _read(self, query: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             return query(connection)
 
     def _scan(self, query: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             driver = _driver_of(connection)
             driver.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             try:
@@ -216,7 +229,7 @@ class PostgresDatabase:
                 _roll_back(driver)
 
     def _write(self, operation: Callable[[Connection], T]) -> T:
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             driver = _driver_of(connection)
             transaction_id = _begin(driver)
             try:
@@ -235,7 +248,7 @@ class PostgresDatabase:
             return result
 
     def _fate_of(self, transaction_id: str) -> bool:
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             driver = _driver_of(connection)
             # its session may not have noticed that nobody is there any more, and has not heard of the commit
             driver.execute(
@@ -283,6 +296,9 @@ class _Patience:
             if now < self._until:
                 return self._pause()
             raise StorageUnavailable(_IN_DOUBT if self._is_in_doubt else _AWAY_MESSAGE) from error
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, psycopg.DataError):
+            raise Unstorable(f"a value cannot be stored: {_first_line(cause)}") from error
         raise error
 
     def _pause(self) -> float:
