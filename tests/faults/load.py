@@ -126,14 +126,20 @@ class Load:
     @property
     def begun(self) -> int:
         """How many attempts have begun, by the scripts' own notes."""
-        return self.journal.read_bytes().count(b"began ") if self.journal.exists() else 0
+        return self._noted(b"began ")
+
+    @property
+    def ended(self) -> int:
+        """How many attempts have come to their end, by the scripts' own notes."""
+        return self._noted(b"ended ")
 
     def wait_until_begun(self, attempts: int) -> None:
         """Wait until so many attempts have begun, or all is over."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while self.begun < attempts and not self.is_over:
-            assert time.monotonic() < deadline, f"{self.begun} of {attempts} have begun"
-            time.sleep(0.01)
+        self._wait_until(lambda: self.begun >= attempts)
+
+    def wait_until_ended(self, attempts: int) -> None:
+        """Wait until so many attempts have come to their end, or all is over."""
+        self._wait_until(lambda: self.ended >= attempts)
 
     def join(self) -> None:
         """Wait until every submitter has its results; raises what one of them met."""
@@ -142,6 +148,15 @@ class Load:
             assert not thread.is_alive(), f"{thread.name} waits still"
         if self.failures:
             raise self.failures[0]
+
+    def _noted(self, what: bytes) -> int:
+        return self.journal.read_bytes().count(what) if self.journal.exists() else 0
+
+    def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not is_so() and not self.is_over:
+            assert time.monotonic() < deadline, f"{self.begun} have begun, {self.ended} have ended"
+            time.sleep(0.01)
 
     def _begin(self, name: str, work: Callable[[random.Random], None]) -> None:
         def run() -> None:

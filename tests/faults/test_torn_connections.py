@@ -1,4 +1,4 @@
-"""Connections are cut, delayed and swallowed, and answers lost after the commit, on both sides of the server."""
+"""Connections are cut, delayed and swallowed, and answers lost after the commit, on both sides."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_runner_that_is_cut_off_for_a_while_goes_on_and_reports_when_it_is_bac
         grid.recorder.is_disrupted("the runner was cut off")
         proxy.isolate()
         # what it carries ends while nobody hears of it
-        load.wait_until_begun(4)
+        load.wait_until_ended(load.begun)
         proxy.join()
         _, truth = grid.finish(load)
         assert {item.status for item in truth.executions} == {"completed"}
