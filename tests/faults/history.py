@@ -103,11 +103,12 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a log, as stored."""
+    """A line of a log, as stored; ``timestamp_ms`` is by the runner's clock."""
 
     sequence: int
     attempt: int
     text: str
+    timestamp_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,31 @@ class Load:
         self._recorder = recorder
         self._seed = seed
         self._threads: list[threading.Thread] = []
+        self._pauses_ms: Sequence[int] = ()
+        self._with_files = True
 
-    def start(self, executions: int, *, threads: int = 4, batched: int = 0, name: str = "work") -> Load:
-        """Begin to submit; ``batched`` of the executions are one batch's."""
+    def start(
+        self,
+        executions: int,
+        *,
+        threads: int = 4,
+        batched: int = 0,
+        name: str = "work",
+        pauses_ms: Sequence[int] = (0, 5, 20, 60),
+        with_files: bool = True,
+    ) -> Load:
+        """Begin to submit.
+
+        Args:
+            executions: how many.
+            threads: how many submit at once.
+            batched: so many of the executions are one batch's.
+            name: what all of their names begin with.
+            pauses_ms: how long a script may rest after each line.
+            with_files: whether some have input files, and some leave large ones.
+        """
+        self._pauses_ms = pauses_ms
+        self._with_files = with_files
         if batched:
             self._begin(f"{name}-batch", partial(self._submit_batch, f"{name}-batch", batched))
         for number in range(threads):
@@ -132,6 +154,10 @@ class Load:
     def ended(self) -> int:
         """How many attempts have come to their end, by the scripts' own notes."""
         return self._noted(b"ended ")
+
+    def wait_until_acknowledged(self, run_keys: int) -> None:
+        """Wait until so many run keys have their answer, or all is over."""
+        self._wait_until(lambda: self._recorder.acknowledged_count >= run_keys)
 
     def wait_until_begun(self, attempts: int) -> None:
         """Wait until so many attempts have begun, or all is over."""
@@ -232,7 +258,7 @@ class Load:
 
     def _files(self, name: str, chance: random.Random) -> dict[str, Path]:
         """Sometimes an input, sometimes one that is too large for the database."""
-        if chance.random() > 0.3:
+        if not self._with_files or chance.random() > 0.3:
             return {}
         path = self._directory / "inputs" / name
         path.parent.mkdir(exist_ok=True)
@@ -242,8 +268,8 @@ class Load:
     def _work(
         self, name: str, run_key: str, chance: random.Random, input_sha256: str | None
     ) -> tuple[list[str], Work]:
-        count, pause_ms = chance.randint(1, 8), chance.choice([0, 5, 20, 60])
-        output_bytes = chance.choice([0, 0, 0, 200_000])
+        count, pause_ms = chance.randint(1, 8), chance.choice(self._pauses_ms)
+        output_bytes = chance.choice([0, 0, 0, 200_000]) if self._with_files else 0
         lines = [f"{name} {n}" for n in range(count)] + ([input_sha256] if input_sha256 else [])
         outputs = {"mark": hashlib.sha256(name.encode()).hexdigest()}
         if output_bytes:

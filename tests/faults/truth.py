@@ -182,7 +182,7 @@ def _logs(connection: Connection) -> dict[str, tuple[LogLine, ...]]:
         entries = [LogEntry(*entry) for entry in orjson.loads(row["entries"])]
         for sequence, entry in enumerate(entries, row["first_sequence"]):
             text = base64.b64decode(entry.text).decode() if entry.flags & LogFlags.BASE64 else entry.text
-            lines[row["execution_id"]].append(LogLine(sequence, row["attempt"], text))
+            lines[row["execution_id"]].append(LogLine(sequence, row["attempt"], text, entry.timestamp_ms))
     return {execution_id: tuple(found) for execution_id, found in lines.items()}
 
 
