@@ -114,6 +114,7 @@ class Grid:
         self._seed = seed
         self._has_own_runner = slots > 0
         self._kills = 0
+        self._loads: list[Load] = []
 
     def __enter__(self) -> Grid:
         self.server.start()
@@ -124,6 +125,8 @@ class Grid:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for load in self._loads:
+            load.abandon()
         self.stop()
 
     @property
@@ -134,25 +137,28 @@ class Grid:
 
     def load(self, address: str | None = None) -> Load:
         """Submitters that go to the server wherever it is, or to an address."""
-        return Load(
+        load = Load(
             lambda: address or self.server.url,
             self.server.api_key,
             self.directory,
             self.recorder,
             self._seed,
         )
+        self._loads.append(load)
+        return load
 
     def add_runner(
         self,
         url: str | None = None,
         *,
-        name: str = "runner",
+        home: Path | str = "runner",
         env: Mapping[str, str] | None = None,
         slots: int = 4,
     ) -> RunnerProcess:
-        """Start a runner that goes to the server or to a proxy before it."""
+        """Start a runner that goes to the server, or to a proxy before it; its home is in the directory."""
         key = (self.server.data_dir / "runner.key").read_text().strip()
-        runner = RunnerProcess(self.directory / name, url or self.server.url, key, slots=slots, env=env)
+        place = self.directory / home
+        runner = RunnerProcess(place, url or self.server.url, key, slots=slots, env=env)
         self.runners.append(runner.start())
         self.server.wait_for_runner()
         return runner

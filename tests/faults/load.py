@@ -57,9 +57,10 @@ CALL_TIMEOUT_SECONDS = 60.0
 class Caller:
     """One thread's client; it asks until it is answered, wherever the server is by then."""
 
-    def __init__(self, address: Callable[[], str], api_key: str) -> None:
+    def __init__(self, address: Callable[[], str], api_key: str, is_abandoned: Callable[[], bool]) -> None:
         self._address = address
         self._api_key = api_key
+        self._is_abandoned = is_abandoned
         self._client: Client | None = None
         self._deadline = time.monotonic() + DEADLINE_SECONDS
 
@@ -73,7 +74,7 @@ class Caller:
                     )
                 return call(self._client)
             except (TransportError, ServerError, RateLimited):
-                if time.monotonic() > self._deadline:
+                if time.monotonic() > self._deadline or self._is_abandoned():
                     raise
                 self.close()
                 time.sleep(0.02)
@@ -107,6 +108,7 @@ class Load:
         self._recorder = recorder
         self._seed = seed
         self._threads: list[threading.Thread] = []
+        self._abandoned = threading.Event()
         self._pauses_ms: Sequence[int] = ()
         self._with_files = True
 
@@ -184,6 +186,10 @@ class Load:
             assert time.monotonic() < deadline, f"{self.begun} have begun, {self.ended} have ended"
             time.sleep(0.01)
 
+    def abandon(self) -> None:
+        """Let no submitter ask again: the test is over, and nobody answers any more."""
+        self._abandoned.set()
+
     def _begin(self, name: str, work: Callable[[random.Random], None]) -> None:
         def run() -> None:
             try:
@@ -191,12 +197,12 @@ class Load:
             except BaseException as error:
                 self.failures.append(error)
 
-        thread = threading.Thread(target=run, name=name)
+        thread = threading.Thread(target=run, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _submit(self, observer: str, names: Sequence[str], chance: random.Random) -> None:
-        caller = Caller(self._address, self._api_key)
+        caller = Caller(self._address, self._api_key, self._abandoned.is_set)
         submitted: list[tuple[str, Work]] = []
         for name in names:
             submitted.append(self._submit_one(caller, name, chance))
@@ -221,7 +227,7 @@ class Load:
         return taken.execution_id, work
 
     def _submit_batch(self, run_key: str, count: int, chance: random.Random) -> None:
-        caller = Caller(self._address, self._api_key)
+        caller = Caller(self._address, self._api_key, self._abandoned.is_set)
         items = [self._work(f"{run_key}-{n}", run_key, chance, None) for n in range(count)]
         self._recorder.asks(*(work for _, work in items))
         bodies = [{"args": args} for args, _ in items]

@@ -27,7 +27,7 @@ def test_whatever_one_takes_from_the_other_ends_once(tmp_path: Path, round_: int
         load.wait_until_begun(EXECUTIONS // 10)
         copy_identity(first, tmp_path / "second")
         grid.recorder.is_disrupted("a second runner registered under the first one's id")
-        grid.add_runner(name="second", slots=2)
+        grid.add_runner(home="second", slots=2)
         load.wait_until_begun(EXECUTIONS // 4)
         # the first one comes back with another incarnation, and all that the second carries is taken from it
         grid.recorder.is_disrupted("the first runner registered anew under the second one's id")
