@@ -19,7 +19,7 @@ from tests.live import LiveServer
 PROGRAM = "many waiting clients"
 EXECUTIONS = 8
 BATCHES = 2
-KIB_A_CLIENT = 128
+KIB_A_CLIENT = 40
 """What a waiting client may take of the server's memory: its connection, its request, its task."""
 KIB_BESIDE = 64 * 1024
 
