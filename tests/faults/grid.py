@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from rgrid_server.app import DATABASE_FILE
+from sqlalchemy import make_url
+
+from rgrid_server.storage import DATABASE_FILE
+from rgrid_server.store.postgres import postgres_engine
 from rgrid_server.store.sqlite import sqlite_engine
 from tests.faults import tally
 from tests.faults.history import History, Recorder, Truth
@@ -91,6 +94,7 @@ class Grid:
         options: more of the server's command line.
         env: more of the server's environment.
         data_dir: the server's data directory, where it is to stand elsewhere.
+        database_url: a PostgreSQL; SQLite in the data directory when None.
     """
 
     def __init__(
@@ -103,12 +107,15 @@ class Grid:
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         data_dir: Path | None = None,
+        database_url: str | None = None,
     ) -> None:
         self.directory = directory
         self.recorder = Recorder()
+        where = ["--database-url", database_url] if database_url is not None else []
         self.server = LiveServer(
-            data_dir or directory / "data", options=["--slots", str(slots), *options], env=env
+            data_dir or directory / "data", options=["--slots", str(slots), *where, *options], env=env
         )
+        self._database_url = database_url
         self.runners: list[RunnerProcess] = []
         self._program = program
         self._seed = seed
@@ -165,10 +172,14 @@ class Grid:
 
     def kill_server(self) -> None:
         """kill -9 the server, and start it again."""
-        self.recorder.is_disrupted("the server was killed")
-        self._kills += 1
-        self.server.kill()
+        self.disrupt("the server was killed", self.server.kill)
         self.server.restart()
+
+    def disrupt(self, what: str, kill: Callable[[], None]) -> None:
+        """Kill something else, and write it into the history."""
+        self.recorder.is_disrupted(what)
+        self._kills += 1
+        kill()
 
     def kill_runner(self) -> None:
         """kill -9 the server's own runner; the server starts another."""
@@ -176,9 +187,7 @@ class Grid:
         if pid is None:
             # it is just being started anew
             return
-        self.recorder.is_disrupted("the runner was killed")
-        self._kills += 1
-        os.kill(pid, signal.SIGKILL)
+        self.disrupt("the runner was killed", lambda: os.kill(pid, signal.SIGKILL))
 
     def stop(self) -> None:
         """Stop runners and server."""
@@ -191,9 +200,14 @@ class Grid:
         load.join()
         self._wait_for_empty_workspaces()
         self.stop()
-        engine = sqlite_engine(self.server.data_dir / DATABASE_FILE)
+        engine = (
+            sqlite_engine(self.server.data_dir / DATABASE_FILE)
+            if self._database_url is None
+            else postgres_engine(make_url(self._database_url))
+        )
         homes = [*(runner.home for runner in self.runners), self.server.data_dir]
         truth = gather(engine, self.server.data_dir, load.journal, homes)
+        engine.dispose()
         history = self.recorder.history()
         violations = check(history, truth)
         tally.count(
