@@ -87,6 +87,8 @@ class _Cut(Exception):
 class Proxy:
     """Forwards connections to a target that may move, in a thread of its own.
 
+    ``dealt`` counts the faults of exchanges, ``refused`` the connections that led nowhere.
+
     Args:
         target: host and port of the server, asked for at each connection; None while there is none.
         plan: the fault of each exchange.
@@ -95,6 +97,7 @@ class Proxy:
     def __init__(self, target: Callable[[], tuple[str, int] | None], plan: Plan = no_faults) -> None:
         self.port = 0
         self.dealt: Counter[Kind] = Counter()
+        self.refused = 0
         self._target = target
         self._plan = plan
         self._is_isolated = False
@@ -159,6 +162,7 @@ class Proxy:
         try:
             target = None if self._is_isolated else self._target()
             if target is None:
+                self.refused += 1
                 return
             up_reader, up_writer = await asyncio.open_connection(*target)
             opened.append(up_writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from tests.faults import tally
 from tests.faults.grid import Grid
 from tests.faults.proxy import Fault, Kind, Plan, Proxy, no_faults, seeded
-from tests.faults.scale import EXECUTIONS, ROUNDS, seed_of
+from tests.faults.scale import DEADLINE_SECONDS, EXECUTIONS, IS_SOAK, ROUNDS, seed_of
+from tests.integration.conftest import Api
 
 PROGRAM = "torn connections"
 SHARE = 0.15
@@ -68,6 +70,27 @@ def test_a_runner_that_is_cut_off_for_a_while_goes_on_and_reports_when_it_is_bac
         proxy.isolate()
         # what it carries ends while nobody hears of it
         load.wait_until_ended(load.begun)
+        wait_until_refused(proxy)
+        if IS_SOAK:
+            # so long that its reports come too late, for others have what it carried
+            wait_until_nothing_runs(grid)
         proxy.join()
         _, truth = grid.finish(load)
         assert {item.status for item in truth.executions} == {"completed"}
+
+
+def wait_until_refused(proxy: Proxy) -> None:
+    """Wait until the runner has tried in vain."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while proxy.refused < 3:
+        assert time.monotonic() < deadline, "the runner does not try"
+        time.sleep(0.01)
+
+
+def wait_until_nothing_runs(grid: Grid) -> None:
+    """Wait until the leases of all that ran have expired."""
+    api = Api(grid.server.api, grid.server.api_key)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while api.get("/executions?status=running").json():
+        assert time.monotonic() < deadline, "no lease expires"
+        time.sleep(0.1)
