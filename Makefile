@@ -33,7 +33,8 @@ report:
 # The fault and load programs for a long time.
 soak:
 	scripts/bootstrap main
-	RGRID_SOAK_ROUNDS=50 .venv/bin/python -m pytest -q tests/faults
+	scripts/bootstrap system
+	RGRID_SOAK_ROUNDS=$${RGRID_SOAK_ROUNDS:-20} .venv/bin/python -m pytest -q tests/faults
 
 # Airflow 3 with the provider, the cost view and an embedded server with a month of example spend.
 airflow:

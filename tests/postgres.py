@@ -89,12 +89,17 @@ class PostgresCluster:
                 user=self._user,
                 cwd=self._directory,
             )
+        self.wait_until_it_answers()
+        return self
+
+    def wait_until_it_answers(self) -> None:
+        """Wait until it takes connections, after its start or after it has recovered."""
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._process is not None:
             if self._process.poll() is not None:
                 break
             with contextlib.suppress(psycopg.OperationalError), self.connect():
-                return self
+                return
             time.sleep(0.02)
         raise RuntimeError(f"PostgreSQL does not answer:\n{(self._directory / 'log').read_text()}")
 

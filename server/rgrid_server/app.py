@@ -36,6 +36,7 @@ from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
 from rgrid_server.scheduler.batches import Batches
+from rgrid_server.scheduler.clockwatch import ClockWatch
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
@@ -118,7 +119,9 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             costs=Costs(database, book, engine),
         )
         await services.leases.extend_all()
-        sweeping = asyncio.create_task(sweep(services.executions, services.leases))
+        clock = ClockWatch(database, wakeups)
+        await clock.begin()
+        sweeping = asyncio.create_task(sweep(clock, services.executions, services.leases))
         stack.push_async_callback(_canceled(sweeping))
         yield ServerState(settings, services, wakeups, runner_key)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -74,6 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(settings, arguments)
     except (CannotStart, StorageError, ServiceError, Refusal) as error:
         print(f"rgrid server: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        print(
+            f"rgrid server: there is no room on the disk of {settings.data_dir}; make some, and try again",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -56,6 +56,7 @@ async def claim(request: Request, body: ClaimBody) -> Response:
             wait_ms=body.wait_ms,
             free_memory_mib=body.free_memory_mib,
             known=None if body.known is None else frozenset(_ids(body.known)),
+            incarnation=body.incarnation,
         ),
         request.is_disconnected,
     )

@@ -172,6 +172,7 @@ class ClaimBody(Body):
     free_memory_mib: int | None = None
     wait_ms: int = Field(ge=0, le=60_000)
     known: list[AttemptRef] | None = None
+    incarnation: str | None = None
 
 
 class CarriedBody(Body):

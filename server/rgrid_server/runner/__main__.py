@@ -87,7 +87,7 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
     _write_json(data_dir / "runner.json", {"pid": os.getpid(), "incarnation": incarnation, "url": url})
     interpreters = await find_interpreters()
     runner_id = _runner_id(home / "id", hostname)
-    connection = Connection(url, key, runner_id, data_dir / "address")
+    connection = Connection(url, key, runner_id, incarnation, data_dir / "address")
     sandbox = ProcessSandbox()
     environments = Environments(home / "environments", interpreters)
     service = RunnerService(
@@ -100,7 +100,6 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
             hostname,
         ),
         {
-            "incarnation": incarnation,
             "hostname": hostname,
             "slots": slots,
             "runtimes": [{"name": name, "version": one.version} for name, one in interpreters.items()],

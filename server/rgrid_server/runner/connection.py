@@ -71,9 +71,10 @@ class SentChunk:
 class Connection:
     """Calls the server, wherever it is now: after a failure the address file is read again."""
 
-    def __init__(self, url: str, key: str, runner_id: str, address_file: Path) -> None:
+    def __init__(self, url: str, key: str, runner_id: str, incarnation: str, address_file: Path) -> None:
         self._url = url
         self._runner_id = runner_id
+        self._incarnation = incarnation
         self._address_file = address_file
         self._key = key
         self._answered_at = time.monotonic()
@@ -95,7 +96,9 @@ class Connection:
     async def register(self, description: dict[str, Any]) -> Lease:
         """Introduce this runner; tried until the server answers."""
         answer = await self._until_answered(
-            lambda: self._post("register", {"runner_id": self._runner_id, **description})
+            lambda: self._post(
+                "register", {"runner_id": self._runner_id, "incarnation": self._incarnation, **description}
+            )
         )
         return Lease(answer["lease_ms"], answer["heartbeat_ms"])
 
@@ -115,6 +118,7 @@ class Connection:
             "claim",
             {
                 "runner_id": self._runner_id,
+                "incarnation": self._incarnation,
                 "free_cpus_milli": free_cpus_milli,
                 "free_slots": free_slots,
                 "known": [asdict(item) for item in known],

@@ -154,9 +154,8 @@ class Executions:
         """
         return await self._change(tenant_id, execution_id, lambda state: rules.acknowledge(state, now_ms()))
 
-    async def expire_inputs(self) -> None:
-        """Fail those whose files did not arrive in time."""
-        now = now_ms()
+    async def expire_inputs(self, now: int) -> None:
+        """Fail those whose files did not arrive by a time (milliseconds since the epoch)."""
         overdue = await self._database.read(lambda c: store.overdue_inputs(c, now))
         for row in overdue:
             missing = [name for name, sha256 in row["inputs"].items() if sha256 is None]

@@ -52,6 +52,8 @@ class ClaimRequest:
     free_memory_mib: int | None = None
     known: frozenset[AttemptId] | None = None
     """What the runner has received and not yet ended; None of one that does not say."""
+    incarnation: str | None = None
+    """Which life of the runner asks: two may be there at once, as when its disk was copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +182,13 @@ class Leases:
         """Give every runner a whole lease: while the server was away none could keep its own."""
         await self._database.write(lambda c: queue.extend_all_leases(c, now_ms() + LEASE_MS))
 
-    async def expire(self) -> None:
-        """Take back what runners have lost."""
-        expired = await self._database.read(lambda c: queue.open_attempts(c, expired_by_ms=now_ms()))
+    async def expire(self, now: int) -> None:
+        """Take back what runners have lost by a time (milliseconds since the epoch)."""
+        expired = await self._database.read(lambda c: queue.open_attempts(c, expired_by_ms=now))
         if not expired:
             return
 
         def take_back(connection: Connection) -> list[Transition | None]:
-            now = now_ms()
             rows = queue.open_attempts(connection, expired_by_ms=now)
             held = {row["execution_id"] for row in rows}
             store.lock_executions(connection, held)
@@ -216,6 +217,9 @@ class Leases:
         runner = queue.touch_runner(connection, request.runner_id, now)
         if runner is None:
             raise _not_registered(request.runner_id)
+        if request.incarnation is not None:
+            # it need not be the one that registered last
+            runner = {**runner, "incarnation": request.incarnation}
         cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
         if self.draining or request.free_slots <= 0:
             return Claimed([], {}, cancel, drain=self.draining)
@@ -341,11 +345,16 @@ class Leases:
 def _undelivered(carried: Sequence[Row], request: ClaimRequest) -> list[Row]:
     """Attempts of a runner that it does not know: the answer that named them was lost on its way.
 
-    Its claims come one after the other, so none of these is still on its way.
+    The claims of one life of a runner come one after the other, so none of these is still on its way; what
+    another life of it has received is that one's.
     """
     if request.known is None:
         return []
-    return [row for row in carried if _id(row) not in request.known]
+    return [
+        row
+        for row in carried
+        if _id(row) not in request.known and request.incarnation in {None, row["incarnation"]}
+    ]
 
 
 def _id(row: Row) -> AttemptId:

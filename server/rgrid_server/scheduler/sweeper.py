@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from rgrid_server.scheduler.clockwatch import ClockWatch
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.store.database import StorageError
@@ -14,12 +15,16 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 1.0
 
 
-async def sweep(executions: Executions, leases: Leases, every_seconds: float = SWEEP_SECONDS) -> None:
+async def sweep(
+    clock: ClockWatch, executions: Executions, leases: Leases, every_seconds: float = SWEEP_SECONDS
+) -> None:
     """Look again and again, until canceled; an error is logged and the next look tries anew."""
     while True:
         try:
-            await leases.expire()
-            await executions.expire_inputs()
+            # by one time, which was looked at: a clock that is set meanwhile ends nothing
+            now = await clock.look()
+            await leases.expire(now)
+            await executions.expire_inputs(now)
         except StorageError as error:
             log.warning("the sweep could not write: %s", error)
         except Exception:

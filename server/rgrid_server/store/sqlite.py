@@ -73,7 +73,10 @@ class _Waiting:
 
 
 def sqlite_engine(path: Path) -> Engine:
-    """An engine for a database file, set up as RGrid uses SQLite."""
+    """An engine for a database file, set up as RGrid uses SQLite.
+
+    Its connections raise :class:`StorageFull` when they are made and there is no room for that.
+    """
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=NullPool,
@@ -94,7 +97,11 @@ def sqlite_engine(path: Path) -> Engine:
             "temp_store=MEMORY",
             "journal_size_limit=67108864",
         ):
-            connection.execute(f"PRAGMA {pragma}")
+            try:
+                connection.execute(f"PRAGMA {pragma}")
+            except sqlite3.OperationalError as error:
+                # even to be opened the database needs a little room
+                raise _translated(error) from error
 
     return engine
 

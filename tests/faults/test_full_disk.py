@@ -1,0 +1,117 @@
+"""The server's disk is filled while executions flow, and emptied again; so is the runner's."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.disks import may_mount, small_disk
+from tests.faults.grid import Grid
+from tests.faults.history import Recorder, Work
+from tests.faults.load import SCRIPT, Load
+from tests.faults.model import EXHAUSTED
+from tests.faults.scale import DEADLINE_SECONDS, EXECUTIONS, ROUNDS, seed_of
+from tests.integration.conftest import Api
+
+PROGRAM = "full disk"
+PADDING = "#" * 300_000
+
+
+@pytest.fixture(autouse=True)
+def _mount(require: Callable[[bool, str], None], tmp_path: Path) -> None:
+    require(may_mount(tmp_path), "to be allowed to mount a tmpfs (root does)")
+
+
+def submit_until_refused(api: Api, recorder: Recorder, load: Load) -> None:
+    """Submit much, each under a key of its own, until one is refused: that one is to be there in no case."""
+    for number in range(100):
+        name = f"much-{number}"
+        outputs = {"mark": hashlib.sha256(name.encode()).hexdigest()}
+        recorder.asks(Work(name, name, (), outputs))
+        args = [name, str(load.journal), "0", "0", "0"]
+        answer = api.post("/executions", {"script_content": SCRIPT + PADDING, "args": args, "run_key": name})
+        if answer.status_code != 200:
+            break
+        recorder.is_acknowledged(name, answer.json()["execution_id"])
+    assert answer.status_code == 503, answer.text
+    assert answer.headers["Retry-After"]
+    assert answer.json()["detail"]["error"] == "storage_full"
+    assert "make room" in answer.json()["detail"]["message"]
+
+
+def assert_it_says_that_it_is_full(grid: Grid, load: Load) -> None:
+    """What needs no room is answered, what needs it is refused with the way out."""
+    api = Api(grid.server.api, grid.server.api_key)
+    submit_until_refused(api, grid.recorder, load)
+    blob = api.call("PUT", "/blobs/" + "a" * 64, data=b"x" * 500_000)
+    assert blob.status_code in {503, 507}, blob.text
+    assert blob.json()["detail"]["error"] == "storage_full"
+    assert api.get("/health").status_code == 200
+    assert api.get("/executions").status_code == 200
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_full_disk_loses_nothing_and_the_server_goes_on_when_there_is_room(
+    tmp_path: Path, round_: int
+) -> None:
+    with (
+        small_disk(tmp_path / "disk", mebibytes=64 + EXECUTIONS // 4) as disk,
+        Grid(tmp_path, PROGRAM, seed_of(round_), data_dir=disk.path / "data") as grid,
+    ):
+        grid.add_runner()
+        load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5)
+        load.wait_until_begun(EXECUTIONS // 5)
+        disk.fill()
+        assert_it_says_that_it_is_full(grid, load)
+        disk.make_room()
+        grid.finish(load)
+
+
+def test_a_server_that_finds_its_disk_full_says_so_and_starts_when_there_is_room(tmp_path: Path) -> None:
+    with (
+        small_disk(tmp_path / "disk", mebibytes=64) as disk,
+        Grid(tmp_path, PROGRAM, 0, data_dir=disk.path / "data") as grid,
+    ):
+        load = grid.load().start(8)
+        load.wait_until_acknowledged(8)
+        # stopped, not killed: the log that a killed one leaves is taken in by the next, which makes room
+        grid.server.stop()
+        disk.fill()
+        with pytest.raises(RuntimeError, match="ended with code 1"):
+            grid.server.start()
+        disk.make_room()
+        disk.make_room()
+        grid.server.start()
+        grid.add_runner()
+        grid.finish(load)
+
+
+def test_a_full_disk_of_the_runner_is_the_grids_fault_and_not_the_scripts(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", mebibytes=64) as disk, Grid(tmp_path, PROGRAM, 0) as grid:
+        grid.add_runner(home=disk.path / "runner")
+        disk.fill()
+        for fault in range(3):
+            grid.recorder.is_disrupted(f"the runner's disk was full, attempt {fault + 1}")
+        load = grid.load().start(2, with_files=False)
+        wait_for_a_fault(grid)
+        disk.make_room()
+        _, truth = grid.finish(load)
+        assert "grid_fault" in {item.outcome for item in truth.attempts}
+        # unless its attempts were used up before there was room
+        assert {item.error_code for item in truth.executions} <= {None, EXHAUSTED}
+
+
+def wait_for_a_fault(grid: Grid) -> None:
+    """Wait until an attempt was lost."""
+    api = Api(grid.server.api, grid.server.api_key)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not any(
+        api.get(f"/executions/{one['execution_id']}").json()["retry_count"]
+        for one in api.get("/executions").json()
+    ):
+        assert time.monotonic() < deadline, "no attempt was lost"
+        time.sleep(0.02)
