@@ -56,6 +56,7 @@ async def claim(request: Request, body: ClaimBody) -> Response:
             wait_ms=body.wait_ms,
             free_memory_mib=body.free_memory_mib,
             known=None if body.known is None else frozenset(_ids(body.known)),
+            incarnation=body.incarnation,
         ),
         request.is_disconnected,
     )
@@ -73,7 +74,7 @@ async def claim(request: Request, body: ClaimBody) -> Response:
 @needs(Scope.RUNNER)
 async def heartbeat(request: Request, body: CarriedBody) -> Response:
     """Says which attempts to cancel, and which are lost."""
-    cancel, lost = await services(request).leases.heartbeat(body.runner_id, _ids(body.attempts))
+    cancel, lost = await services(request).leases.heartbeat(body.runner_id, _ids(body.attempts), body.incarnation)
     return Json({"cancel": _refs(cancel), "lost": _refs(lost)})
 
 
@@ -81,7 +82,7 @@ async def heartbeat(request: Request, body: CarriedBody) -> Response:
 @needs(Scope.RUNNER)
 async def release(request: Request, body: CarriedBody) -> Response:
     """They are queued again, at no cost."""
-    await services(request).leases.release(body.runner_id, _ids(body.attempts))
+    await services(request).leases.release(body.runner_id, _ids(body.attempts), body.incarnation)
     return Json({})
 
 
@@ -151,13 +152,17 @@ async def get_blob(request: Request, execution_id: str, attempt: int, sha256: st
 
 
 async def _tenant_of(request: Request, execution_id: str, attempt: int) -> str:
-    """The tenant of an attempt whose token the request carries."""
+    """The tenant of an attempt that is being carried, and whose token the request carries."""
     found = services(request)
     if not found.signer.is_attempt_token(bearer(request) or "", execution_id, attempt):
         raise ApiError(401, "unauthorized", "this token does not open this attempt")
-    tenant_id = await found.executions.tenant_of(execution_id)
+    tenant_id = await found.executions.tenant_of_attempt(execution_id, attempt)
     if tenant_id is None:
-        raise ApiError(404, "not_found", "Execution not found")
+        raise ApiError(
+            403,
+            "stale_attempt",
+            f"attempt {attempt} of {execution_id} has ended or was lost; stop carrying it",
+        )
     return tenant_id
 
 

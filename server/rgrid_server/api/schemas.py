@@ -157,6 +157,7 @@ class RegisterBody(Body):
     runner_id: str = Field(min_length=1, max_length=200)
     hostname: str
     slots: int = Field(ge=0)
+    memory_mib: int | None = Field(None, ge=0, le=2**31 - 1)
     runtimes: list[dict[str, str]]
     sandbox: str
     version: str
@@ -170,6 +171,7 @@ class ClaimBody(Body):
     free_cpus_milli: int
     free_slots: int = Field(ge=0, le=10_000)
     free_memory_mib: int | None = None
+    incarnation: str = ""
     wait_ms: int = Field(ge=0, le=60_000)
     known: list[AttemptRef] | None = None
 
@@ -178,6 +180,7 @@ class CarriedBody(Body):
     """Attempts of a runner."""
 
     runner_id: str
+    incarnation: str = ""
     attempts: list[AttemptRef]
 
 

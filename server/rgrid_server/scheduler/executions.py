@@ -162,10 +162,9 @@ class Executions:
             missing = [name for name, sha256 in row["inputs"].items() if sha256 is None]
             await self._apply(row["execution_id"], partial(rules.expire_inputs, now_ms=now, missing=missing))
 
-    async def tenant_of(self, execution_id: str) -> str | None:
-        """Whose an execution is, for callers who have proved that they carry it."""
-        row = await self._database.read(lambda c: store.get_execution(c, None, execution_id))
-        return None if row is None else str(row["tenant_id"])
+    async def tenant_of_attempt(self, execution_id: str, attempt: int) -> str | None:
+        """Whose an execution is, while this attempt of it is carried; None once it is not any more."""
+        return await self._database.read(lambda c: queue.tenant_of_attempt(c, execution_id, attempt))
 
     async def has_input(self, execution_id: str, sha256: str) -> bool:
         """Whether a blob is one of an execution's inputs."""
@@ -174,7 +173,7 @@ class Executions:
 
     async def any_unfinished(self) -> bool:
         """Whether anything of anyone is queued or runs."""
-        return await self._database.read(store.any_unfinished)
+        return await self._database.read(queue.any_unfinished)
 
     async def offered_runtimes(self) -> list[dict[str, str]]:
         """What the runners that were heard of lately can run, newest version first."""
@@ -389,8 +388,8 @@ def cancel_topics(connection: Connection, done: Sequence[Transition | None]) -> 
     }
     if not wanted:
         return []
-    open_now = queue.open_attempts(connection)
-    return sorted({runner_topic(row["runner_id"]) for row in open_now if row["execution_id"] in wanted})
+    carriers = {queue.carrier_of(connection, execution_id) for execution_id in wanted}
+    return sorted(runner_topic(runner_id) for runner_id in carriers if runner_id is not None)
 
 
 def run_key_conflict(run_key: str, **holder: str) -> Conflict:

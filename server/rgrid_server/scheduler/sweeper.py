@@ -19,6 +19,7 @@ async def sweep(executions: Executions, leases: Leases, every_seconds: float = S
     while True:
         try:
             await leases.expire()
+            await leases.make_ready()
             await executions.expire_inputs()
         except StorageError as error:
             log.warning("the sweep could not write: %s", error)

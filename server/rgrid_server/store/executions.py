@@ -14,7 +14,7 @@ from rgrid_server.domain.execution import State, Status
 from rgrid_server.domain.submission import Submission
 from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, all_rows
-from rgrid_server.store.tables import attempts, batches, events, executions, metadata_index, specifications
+from rgrid_server.store.tables import batches, events, executions, metadata_index, specifications
 
 MAX_INDEXED_CHARS = 256
 STATE_FIELDS = tuple(field.name for field in fields(State))
@@ -253,6 +253,8 @@ def transition(
     changes = {
         name: getattr(after, name) for name in STATE_FIELDS if getattr(after, name) != getattr(before, name)
     }
+    if "ready_at_ms" in changes and after.ready_at_ms is not None:
+        changes["backoff_until_ms"] = after.ready_at_ms if after.ready_at_ms > now_ms else None
     if changes:
         _changing(tuple(changes)).run(connection, changed_id=execution_id, **changes)
     if done.changed_status:
@@ -302,15 +304,6 @@ def recent_durations_ms(
     """How long the latest completed executions of a runtime took."""
     rows = _DURATIONS.all(connection, tenant_id=tenant_id, runtime=runtime, since_ms=since_ms, max_rows=limit)
     return [row["duration_ms"] for row in rows]
-
-
-def any_unfinished(connection: Connection) -> bool:
-    """Whether any execution is ready or carried; those that still wait for files are not counted."""
-    ready = select(executions.c.sequence).where(
-        executions.c.status == Status.QUEUED.value, executions.c.ready_at_ms.is_not(None)
-    )
-    carried = select(attempts.c.attempt).where(attempts.c.ended_at_ms.is_(None))
-    return any(connection.execute(query.limit(1)).first() is not None for query in (ready, carried))
 
 
 def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Sequence[Row]:
