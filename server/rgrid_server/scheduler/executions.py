@@ -15,6 +15,7 @@ from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import State, Status
+from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import (
     Limits,
     Problem,
@@ -231,7 +232,7 @@ class Executions:
         check_budget(connection, tenant_id, now)
         check_blobs(connection, tenant_id, [submission])
         inputs_are_here = all(submission.inputs.values())
-        state = rules.submit(now, inputs_are_here=inputs_are_here)
+        state = rules.submit(now, inputs_are_here=inputs_are_here, retry_policy=submission.retry_policy)
         new = NewExecution(
             execution_id=new_id("exec"),
             specification_id=specification_id(tenant_id, submission.specification),
@@ -280,6 +281,8 @@ def submission_of(row: Row) -> Submission:
         user_metadata=row["user_metadata"],
         run_key=row["run_key"],
         batch_id=row["batch_id"],
+        # templates of batches that were made before there were policies have none
+        retry_policy=RetryPolicy.from_wire(row.get("retry_policy")),
     )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Integer, String, bindparam, insert, literal_column, selec
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
+from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import Submission
 from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, all_rows
@@ -231,7 +232,10 @@ def lookup_executions(connection: Connection, tenant_id: str, ids: Sequence[str]
 
 def get_state(row: Row | Mapping[str, Any]) -> State:
     """The state that a row says."""
-    return State(**{name: row[name] for name in STATE_FIELDS} | {"status": Status(row["status"])})
+    return State(
+        **{name: row[name] for name in STATE_FIELDS}
+        | {"status": Status(row["status"]), "retry_policy": RetryPolicy.from_wire(row["retry_policy"])}
+    )
 
 
 def transition(
@@ -340,7 +344,7 @@ def _counting(columns: tuple[str, ...]) -> Prepared:
     )
 
 
-_DEFAULTS = {"script_retry_count": 0, "output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
+_DEFAULTS = {"output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
 _UNSET: dict[str, Any] = {
     column.name: None for column in executions.c if column.name not in {"sequence", *_DEFAULTS}
 }
@@ -355,6 +359,7 @@ def _row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
         | {name: getattr(state, name) for name in STATE_FIELDS}
         | {
             "status": state.status.value,
+            "retry_policy": None if state.retry_policy is None else state.retry_policy.to_wire(),
             "execution_id": item.execution_id,
             "tenant_id": tenant_id,
             "specification_id": item.specification_id,
