@@ -22,6 +22,7 @@ from rgrid_server.api.schemas import (
     RegisterBody,
 )
 from rgrid_server.api.services import services
+from rgrid_server.clock import now_ms
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.attempts import AttemptId, LogChunk, LogEntry, Report
 from rgrid_server.scheduler.leases import HEARTBEAT_MS, LEASE_MS, ClaimRequest
@@ -41,7 +42,7 @@ async def register(request: Request, body: RegisterBody) -> Response:
     """Attempts of its earlier incarnations are taken back."""
     known = body.model_dump(include=set(RegisterBody.model_fields))
     await services(request).leases.register(known)
-    return Json({"lease_ms": LEASE_MS, "heartbeat_ms": HEARTBEAT_MS})
+    return Json({"lease_ms": LEASE_MS, "heartbeat_ms": HEARTBEAT_MS, "now_ms": now_ms()})
 
 
 @router.post("/runner/claim", summary="Claim attempts")
@@ -74,8 +75,10 @@ async def claim(request: Request, body: ClaimBody) -> Response:
 @needs(Scope.RUNNER)
 async def heartbeat(request: Request, body: CarriedBody) -> Response:
     """Says which attempts to cancel, and which are lost."""
-    cancel, lost = await services(request).leases.heartbeat(body.runner_id, _ids(body.attempts), body.incarnation)
-    return Json({"cancel": _refs(cancel), "lost": _refs(lost)})
+    cancel, lost = await services(request).leases.heartbeat(
+        body.runner_id, _ids(body.attempts), body.incarnation
+    )
+    return Json({"cancel": _refs(cancel), "lost": _refs(lost), "now_ms": now_ms()})
 
 
 @router.post("/runner/release", summary="Hand attempts back")

@@ -112,7 +112,8 @@ class Reports:
             return Verdict.STALE
         if not sent.chunk.entries:
             return Verdict.DUPLICATE
-        fresh = logs.append_chunk(connection, sent.execution_id, sent.attempt, sent.chunk)
+        chunk = sent.chunk.within(row["started_at_ms"], now_ms())
+        fresh = logs.append_chunk(connection, sent.execution_id, sent.attempt, chunk)
         return Verdict.ACCEPTED if fresh else Verdict.DUPLICATE
 
     def _end(
@@ -150,7 +151,8 @@ class Reports:
         if len(sizes) < len(hashes):
             return Verdict.BLOBS_MISSING
         if report.log is not None and report.log.entries:
-            logs.append_chunk(connection, report.execution_id, report.attempt, report.log)
+            chunk = report.log.within(execution["started_at_ms"], now)
+            logs.append_chunk(connection, report.execution_id, report.attempt, chunk)
         done = apply_event(
             connection, report.execution_id, lambda state: rules.end(state, report.attempt, ending, now), now
         )
