@@ -149,6 +149,14 @@ class TenantBody(Body):
     name: Text = Field(min_length=1, max_length=200)
 
 
+class TenantLimitsBody(Body):
+    """What a tenant may do."""
+
+    max_running: int | None = Field(
+        ge=0, le=2**31 - 1, description="so many at once, 0 for nothing for now, null for no limit"
+    )
+
+
 class KeyBody(Body):
     """A key to make."""
 

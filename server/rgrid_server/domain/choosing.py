@@ -85,7 +85,7 @@ class Queue(Protocol):
         """Tenants of which something of a rank waits, the longest waiting first."""
 
     def flows(self, rank: int, tenant_id: str) -> Sequence[str]:
-        """A tenant's flows of which something of a rank waits, the longest waiting first."""
+        """A tenant's flows of which something of a rank waits: no batch first, then the longest waiting."""
 
     def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
         """The executions of a flow, the oldest first."""

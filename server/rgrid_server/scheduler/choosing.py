@@ -75,13 +75,14 @@ class StoredQueue:
         return self._places.names((rank,), step)
 
     def flows(self, rank: int, tenant_id: str) -> Sequence[str]:
-        """A tenant's flows of which something of a rank waits."""
+        """A tenant's flows of which something of a rank waits; its executions of no batch stand first."""
 
         def step(after: str | None) -> tuple[str, int] | None:
             row = queue.next_flow(self._connection, rank, tenant_id, after)
             return None if row is None else (row["flow"], row["sequence"])
 
-        return self._places.names((rank, tenant_id), step)
+        # a stable sort: what somebody waits for is before batches that are no further behind
+        return sorted(self._places.names((rank, tenant_id), step), key=bool)
 
     def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
         """The executions of a flow, the oldest first, in pages."""

@@ -185,6 +185,10 @@ class Leases:
 
         self._wake(await self._database.write(give_back))
 
+    def look_again(self) -> None:
+        """Let whoever waits for work look again: limits have changed."""
+        self._wakeups.wake([WORK])
+
     async def runners(self) -> Sequence[Row]:
         """Every runner that ever registered."""
         return await self._database.read(queue.list_runners)
