@@ -254,12 +254,7 @@ def _tenants(settings: Settings, arguments: argparse.Namespace) -> int:
 def _with_tenancy(settings: Settings, manage: Callable[[Tenancy], Awaitable[int]]) -> int:
     _existing_database(settings)
 
-    async def run() -> int:
-        database = SqliteDatabase(settings.data_dir / DATABASE_FILE)
-        try:
-            return await manage(Tenancy(database))
-        finally:
-            await database.close()
+    return asyncio.run(_with_database(settings, lambda database: manage(Tenancy(database))))
 
 
 async def _with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:

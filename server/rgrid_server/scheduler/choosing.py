@@ -75,7 +75,9 @@ class StoredQueue:
             row = queue.next_tenant(self._connection, rank, after or "")
             return None if row is None else (row["tenant_id"], row["sequence"])
 
-        return self._places.names((rank,), step)
+        names = self._places.names((rank,), step)
+        tenants.hold_limited(self._connection, names)
+        return names
 
     def flows(self, rank: int, tenant_id: str) -> Sequence[str]:
         """A tenant's flows of which something of a rank waits; its executions of no batch stand first."""
@@ -84,8 +86,10 @@ class StoredQueue:
             row = queue.next_flow(self._connection, rank, tenant_id, after)
             return None if row is None else (row["flow"], row["sequence"])
 
+        names = self._places.names((rank, tenant_id), step)
+        batches.hold_limited(self._connection, [(tenant_id, name) for name in names])
         # a stable sort: what somebody waits for is before batches that are no further behind
-        return sorted(self._places.names((rank, tenant_id), step), key=bool)
+        return sorted(names, key=bool)
 
     def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
         """The executions of a flow, the oldest first, in pages."""
@@ -106,7 +110,7 @@ class StoredQueue:
         """How many more of a batch may run at once."""
         if not flow.batch_id:
             return None
-        return batches.lock_room(self._connection, flow.tenant_id, flow.batch_id)
+        return batches.room_in_batch(self._connection, flow.tenant_id, flow.batch_id)
 
 
 def _walk(step: Step, after: str | None, limit: int) -> list[tuple[str, int]]:

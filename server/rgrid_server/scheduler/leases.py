@@ -168,6 +168,7 @@ class Leases:
 
         def give_back(connection: Connection) -> list[Transition | None]:
             now = now_ms()
+            store.lock_executions(connection, [item.execution_id for item in handed_back])
             held = _held(connection, runner_id, incarnation)
             done: list[Transition | None] = []
             for item in handed_back:
@@ -266,38 +267,20 @@ class Leases:
         if self.draining or request.free_slots <= 0:
             return Claimed([], {}, cancel, drain=self.draining)
         carried = queue.open_attempts(connection, runner_id=request.runner_id)
-        assignments = [
-            self._deliver_again(connection, row, now)
-            for row in _undelivered(carried, request)[: request.free_slots]
-        ]
+        if undelivered := _undelivered(carried, request)[: request.free_slots]:
+            store.lock_executions(connection, [row["execution_id"] for row in undelivered])
+            # looked at again once they are held: they may just have been taken back
+            carried = queue.open_attempts(connection, runner_id=request.runner_id)
+            undelivered = _undelivered(carried, request)[: request.free_slots]
+        assignments = [self._deliver_again(connection, row, now) for row in undelivered]
         queue.make_ready(connection, now)
         room = _room(connection, request, runner, assignments, is_idle=not carried, now=now)
         choice = self._chooser.choose(StoredQueue(connection, self._places, room.slots, now), room, now)
         made.append(choice)
-        # in the order of their batches, whose counts they change: no two claims wait for each other
+        # batch by batch in one order, so that two claims at once do not wait for each other
         for candidate in sorted(choice.taken, key=_batch_order):
-            try:
-                done = apply_event(
-                    connection, candidate.execution_id, lambda state: rules.claim(state, now), now
-                )
-            except Refused:
-                # the clock was set back; it is claimed when that has passed
-                continue
-            if done is None:
-                continue
-            queue.open_attempt(
-                connection,
-                {
-                    "execution_id": done.execution_id,
-                    "attempt": done.after.attempt,
-                    "tenant_id": done.tenant_id,
-                    "runner_id": request.runner_id,
-                    "incarnation": runner["incarnation"],
-                    "claimed_at_ms": now,
-                    "lease_expires_at_ms": now + LEASE_MS,
-                },
-            )
-            assignments.append(self._assignment(connection, done.execution_id))
+            if self._open(connection, candidate.execution_id, runner, now):
+                assignments.append(self._assignment(connection, candidate.execution_id))
         wanted = sorted({item.specification for item in assignments})
         specifications = {
             row["specification_id"]: {
@@ -310,22 +293,30 @@ class Leases:
         }
         return Claimed(assignments, specifications, cancel, lacks_room=choice.lacks_room)
 
-    def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> None:
-        """Make the next attempt of an execution that was chosen, and give its lease to a runner."""
-        done = apply_event(connection, execution_id, lambda state: rules.claim(state, now), now)
-        if done is not None:
-            queue.open_attempt(
-                connection,
-                {
-                    "execution_id": execution_id,
-                    "attempt": done.after.attempt,
-                    "tenant_id": done.tenant_id,
-                    "runner_id": runner["runner_id"],
-                    "incarnation": runner["incarnation"],
-                    "claimed_at_ms": now,
-                    "lease_expires_at_ms": now + LEASE_MS,
-                },
-            )
+    def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> bool:
+        """Make the next attempt of an execution that was chosen, and give its lease to a runner.
+
+        Returns whether there is one now: where the clock was set back it is claimed when that has passed.
+        """
+        try:
+            done = apply_event(connection, execution_id, lambda state: rules.claim(state, now), now)
+        except Refused:
+            return False
+        if done is None:
+            return False
+        queue.open_attempt(
+            connection,
+            {
+                "execution_id": execution_id,
+                "attempt": done.after.attempt,
+                "tenant_id": done.tenant_id,
+                "runner_id": runner["runner_id"],
+                "incarnation": runner["incarnation"],
+                "claimed_at_ms": now,
+                "lease_expires_at_ms": now + LEASE_MS,
+            },
+        )
+        return True
 
     def _deliver_again(self, connection: Connection, attempt: Row, now: int) -> Assignment:
         """Hand over what was claimed before, by an answer that never arrived."""

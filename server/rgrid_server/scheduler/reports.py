@@ -96,6 +96,7 @@ class Reports:
         def end(connection: Connection) -> list[Verdict]:
             topics.clear()
             durations.clear()
+            store.lock_executions(connection, [report.execution_id for report in reports])
             return [self._end(connection, report, received, host_of, topics, durations) for report in reports]
 
         verdicts = await self._database.write(end)

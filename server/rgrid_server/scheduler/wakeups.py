@@ -40,8 +40,10 @@ def room_topic(runner_id: str) -> str:
     return f"room:{runner_id}"
 
 
-class Watch:
-    """One who waits for any of some topics."""
+RELOOK_SECONDS = 15.0
+"""So often those who wait look again where a wake may be lost."""
+WORK_RELOOK_SECONDS = 2.0
+"""So often those do that wait for work: what another server was about to claim may be left over."""
 
 
 class Watch:

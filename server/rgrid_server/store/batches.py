@@ -44,10 +44,24 @@ _LIMITED = Prepared(
 )
 
 
-def lock_room(connection: Connection, tenant_id: str, batch_id: str) -> int | None:
-    """How many more of a batch may run at once, None where it has no limit; a limited one is held."""
-    row = _LIMITED.first(connection, tenant_id=tenant_id, batch_id=batch_id)
-    return None if row is None else int(row["parallelism"] - row["running"])
+def hold_limited(connection: Connection, wanted: Iterable[tuple[str, str]]) -> None:
+    """Hold those of some batches, by tenant and id, that have a parallelism, until the transaction ends.
+
+    All at once and in one order, so that two claims do not wait for each other.
+    """
+    if connection.dialect.name == "sqlite":
+        return
+    keys = [key for key in wanted if key[1]]
+    if keys:
+        key_columns = (batches.c.tenant_id, batches.c.batch_id)
+        query = select(*key_columns).where(tuple_(*key_columns).in_(keys), batches.c.parallelism.is_not(None))
+        all_rows(connection, query.order_by(*key_columns).with_for_update())
+
+
+def room_in_batch(connection: Connection, tenant_id: str, batch_id: str) -> int | None:
+    """How many more of a batch may run, which stays so until the transaction ends; None for any number."""
+    limited = _LIMITED.first(connection, tenant_id=tenant_id, batch_id=batch_id)
+    return None if limited is None else int(limited["parallelism"]) - int(limited["running"])
 
 
 def insert_batch(connection: Connection, values: dict[str, Any]) -> None:

@@ -94,6 +94,18 @@ _LIMITED = Prepared(
 )
 
 
+def hold_limited(connection: Connection, tenant_ids: Sequence[str]) -> None:
+    """Hold those of some tenants that have a limit on what they run, until the transaction ends.
+
+    All at once and in one order, so that two claims do not wait for each other.
+    """
+    if connection.dialect.name != "sqlite":
+        query = select(tenants.c.tenant_id).where(
+            tenants.c.tenant_id.in_(tenant_ids), tenants.c.max_running.is_not(None)
+        )
+        all_rows(connection, query.order_by(tenants.c.tenant_id).with_for_update())
+
+
 def lock_running_limit(connection: Connection, tenant_id: str) -> int | None:
     """How much a tenant may run at once, None where it has no limit; a limited one is held."""
     found: int | None = _LIMITED.scalar(connection, tenant_id=tenant_id)
