@@ -28,8 +28,15 @@ def execution_body(
     user_metadata: Mapping[str, Any] | None = None,
     run_key: str | None = None,
     script_name: str | None = None,
+    retry_policy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The body of a submission; what is not given is left to the server."""
+    """The body of a submission; what is not given is left to the server.
+
+    Args:
+        retry_policy: when a script that has failed is run again, such as
+            ``{"max_retries": 3, "on": ["exit_code"], "exit_codes": [75], "backoff_seconds": 10}``; never
+            without one (docs/reference/api.md).
+    """
     optional = {
         "requirements_content": requirements,
         "runtime": runtime,
@@ -40,6 +47,7 @@ def execution_body(
         "outputs": list(outputs) if outputs is not None else None,
         "run_key": run_key,
         "script_name": script_name,
+        "retry_policy": dict(retry_policy) if retry_policy is not None else None,
     }
     return {
         "script_content": script,

@@ -44,6 +44,7 @@ With --batch the script runs once for every file that matches, each time with th
 @click.option("--cpus", type=float, help="vCPUs to hold for it; 1 by default.")
 @click.option("--memory", metavar="SIZE", help="Memory that it may use: 512M, 4G; 2G by default.")
 @click.option("--priority", type=int, help="-100 to 100; higher runs first.")
+@click.option("--retries", type=click.IntRange(0, 20), metavar="N", help="Run it again if it fails.")
 @click.option("--cache", type=click.Choice(["off", "read", "read_write"]), help="Whether to reuse results.")
 @click.option(
     "--key", metavar="RUN_KEY", help="Your own name for this work: it runs once, however often asked."
@@ -74,6 +75,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         priority=given["priority"],
         user_metadata=parse_pairs(given["metadata"], "--metadata"),
         script_name=script.name,
+        retry_policy={"max_retries": given["retries"]} if given["retries"] else None,
     )
     key = given["key"] or f"cli-{uuid.uuid4().hex}"
     if given["batch_glob"] is not None:

@@ -43,6 +43,7 @@ class Execution(Model):
     attempt: int = 0
     retry_count: int = 0
     max_retries: int = 0
+    retry_policy: dict[str, Any] | None = None
     run_key: str | None = None
     attached: bool = False
     acknowledged_at: str | None = None

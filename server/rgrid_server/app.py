@@ -33,6 +33,7 @@ from rgrid_server.billing.costs import Costs
 from rgrid_server.clock import new_key
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import Scope
+from rgrid_server.domain.choosing import Chooser
 from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
 from rgrid_server.scheduler.batches import Batches
@@ -105,6 +106,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             stack.push_async_callback(_canceled(listening))
         blobs = open_blobs(settings)
         limits, engine = settings.limits, settings.engine
+        chooser = Chooser()
         services = Services(
             settings=settings,
             signer=signer,
@@ -114,8 +116,8 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes),
             files=Files(database, blobs),
             logs=Logs(database, wakeups),
-            leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits),
-            reports=Reports(database, wakeups, signer, book, engine),
+            leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits, chooser),
+            reports=Reports(database, wakeups, signer, book, engine, chooser),
             costs=Costs(database, book, engine),
         )
         await services.leases.extend_all()

@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         ("backup", _backup, "copy the data of a server, running or not"),
         ("prices", _prices, "show the price book"),
         ("keys", _keys, "list keys, make one, revoke one"),
+        ("tenants", _tenants, "list tenants, limit what one runs at once"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.set_defaults(command=run)
@@ -109,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("target", type=Path, help="a directory that does not exist yet")
         if name == "keys":
             _add_key_options(command)
+        if name == "tenants":
+            _add_tenant_options(command)
     return parser
 
 
@@ -132,6 +135,27 @@ def _add_key_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tenant", help="a tenant's name; made where there is none (add)")
     command.add_argument("--scopes", default="submit,read", help="submit, read, admin, runner")
     command.add_argument("--name", default="", help="what the key is for")
+
+
+def _add_tenant_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", nargs="?", choices=["list", "limit"], default="list")
+    command.add_argument("tenant", nargs="?", metavar="NAME", help="for limit")
+    command.add_argument(
+        "--max-running",
+        type=_count_or_none,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="so many of its executions at once; 0 for nothing for now, none for no limit",
+    )
+
+
+def _count_or_none(text: str) -> int | None:
+    if text == "none":
+        return None
+    count = int(text)
+    if count < 0:
+        raise ValueError(text)
+    return count
 
 
 def _check(settings: Settings) -> None:
@@ -229,9 +253,17 @@ def _prices(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 
 def _keys(settings: Settings, arguments: argparse.Namespace) -> int:
+    return _with_tenancy(settings, lambda tenancy: _manage_keys(tenancy, arguments))
+
+
+def _tenants(settings: Settings, arguments: argparse.Namespace) -> int:
+    return _with_tenancy(settings, lambda tenancy: _manage_tenants(tenancy, arguments))
+
+
+def _with_tenancy(settings: Settings, manage: Callable[[Tenancy], Awaitable[int]]) -> int:
     _existing_database(settings)
 
-    return asyncio.run(_with_database(settings, lambda database: _manage_keys(Tenancy(database), arguments)))
+    return asyncio.run(_with_database(settings, lambda database: manage(Tenancy(database))))
 
 
 async def _with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
@@ -240,6 +272,23 @@ async def _with_database(settings: Settings, work: Callable[[Database], Awaitabl
         return await work(database)
     finally:
         await database.close()
+
+
+async def _manage_tenants(tenancy: Tenancy, arguments: argparse.Namespace) -> int:
+    rows = await tenancy.list_tenants()
+    if arguments.action == "limit":
+        known = {row["name"]: row["tenant_id"] for row in rows}
+        if arguments.tenant not in known:
+            raise Refusal(f"name a tenant to limit; there is {', '.join(known)}")
+        if "max_running" not in arguments:
+            raise Refusal("say how many at once with --max-running N, or --max-running none for no limit")
+        await tenancy.set_max_running(known[arguments.tenant], arguments.max_running)
+        print("limited" if arguments.max_running is not None else "not limited any more")
+        return 0
+    for row in rows:
+        limit = "no limit" if row["max_running"] is None else f"{row['max_running']} at once"
+        print("  ".join([row["tenant_id"], row["name"], limit]))
+    return 0
 
 
 async def _manage_keys(tenancy: Tenancy, arguments: argparse.Namespace) -> int:

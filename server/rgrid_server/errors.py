@@ -35,6 +35,10 @@ class Conflict(ServiceError):
         self.facts = facts
 
 
+class Superseded(ServiceError):
+    """Another runner goes by the name of the one that asks."""
+
+
 class LimitReached(ServiceError):
     """The tenant's budget is used up."""
 

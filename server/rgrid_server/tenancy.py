@@ -75,6 +75,22 @@ class Tenancy:
         """All tenants."""
         return list(await self._database.read(store.list_tenants))
 
+    async def max_running(self, tenant_id: str) -> int | None:
+        """How much a tenant may run at once; None without a limit."""
+        row = await self._database.read(lambda c: store.get_tenant(c, tenant_id))
+        return None if row is None else row["max_running"]
+
+    async def set_max_running(self, tenant_id: str, max_running: int | None) -> None:
+        """Set how much a tenant may run at once, 0 for nothing for now, or remove the limit with None.
+
+        What runs already goes on.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        if not await self._database.write(lambda c: store.set_max_running(c, tenant_id, max_running)):
+            raise NotFound("Tenant")
+
     async def issue_key(
         self,
         tenant_id: str,

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain.attempts import AttemptId, LogChunk, LogEntry, Outcome, Report
+from rgrid_server.domain.choosing import Chooser
 from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
@@ -35,14 +36,14 @@ class Process:
 
     def __init__(self, database: Database) -> None:
         wakeups = Wakeups()
-        limits = Limits()
+        limits, chooser = Limits(), Chooser()
         self.database = database
         self.runner_id = new_id("runner")
         self.tenancy = Tenancy(database)
         self.executions = Executions(database, wakeups, limits)
         self.batches = Batches(database, wakeups, limits)
-        self.leases = Leases(database, wakeups, SIGNER, DEFAULT_PRICES, "local", AttemptLimits())
-        self.reports = Reports(database, wakeups, SIGNER, DEFAULT_PRICES, "local")
+        self.leases = Leases(database, wakeups, SIGNER, DEFAULT_PRICES, "local", AttemptLimits(), chooser)
+        self.reports = Reports(database, wakeups, SIGNER, DEFAULT_PRICES, "local", chooser)
         self.uploads = Uploads(database, _no_blobs(), wakeups, limits.max_blob_bytes)
 
     async def register(self, incarnation: str = "") -> None:

@@ -179,3 +179,30 @@ def terminate_only(server: LiveServer) -> int:
     code = process.wait(timeout=60)
     server._process = None
     return code
+
+
+KILLS_ITS_RUNNER = """
+import os, signal
+
+def parent_of(pid):
+    return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+
+# as far up as the runner, and not as far as the server
+pid = os.getpid()
+while b"rgrid_server.runner\\0--url" not in open(f"/proc/{pid}/cmdline", "rb").read():
+    pid = parent_of(pid)
+os.kill(pid, signal.SIGKILL)
+signal.pause()
+"""
+
+
+def test_a_script_that_kills_its_runner_each_time_is_given_up_with_a_reason(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data", options=["--slots", "2"]) as server:
+        server.wait_for_runner()
+        poison = client(server).submit(KILLS_ITS_RUNNER, retry_policy={"max_retries": 20})["execution_id"]
+        found = client(server).wait(poison, seconds=180)
+        assert (found["status"], found["error_code"], found["attempt"]) == ("failed", "attempts_exhausted", 3)
+        assert "given up after 3 attempts: the runner that carried it was lost" in found["execution_error"]
+        assert found["cost_micros"] == 0
+        # whoever comes after it is served
+        assert client(server).run("print('well')")["stdout"] == "well\n"

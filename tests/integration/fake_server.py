@@ -19,6 +19,8 @@ RUNNER_KEY = "sk_runner"
 PATIENCE_SECONDS = 60.0
 
 Id = tuple[str, int]
+AHEAD_MS = 86_400_000
+"""By so much this server's clock is ahead of the runner's: neither may matter to the other."""
 
 
 class FakeServer:
@@ -35,6 +37,7 @@ class FakeServer:
         self.heartbeats: list[list[Id]] = []
         self.known: list[list[Id]] = []
         self.given: dict[Id, dict[str, Any]] = {}
+        self.claims: list[dict[str, Any]] = []
         self.tokens: dict[Id, str] = {}
         self.entries: dict[Id, dict[int, LogEntry]] = defaultdict(dict)
         self.reports: dict[Id, Report] = {}
@@ -151,14 +154,15 @@ class FakeServer:
         asked = json.loads(body)
         if call == "register":
             self.registrations.append(asked)
-            return {"lease_ms": 5000, "heartbeat_ms": 100}
+            return {"lease_ms": 5000, "heartbeat_ms": 100, "now_ms": server_now_ms()}
         if call == "claim":
             return self._claim(asked)
         if call == "heartbeat":
             carried = _ids(asked["attempts"])
             self.heartbeats.append(carried)
             cancel, self.cancel = self.cancel, []
-            return {"cancel": _refs(cancel), "lost": _refs([item for item in carried if item in self.lost])}
+            lost = _refs([item for item in carried if item in self.lost])
+            return {"cancel": _refs(cancel), "lost": lost, "now_ms": server_now_ms()}
         if call == "release":
             self.released += _ids(asked["attempts"])
             return {}
@@ -166,6 +170,7 @@ class FakeServer:
         return {"results": [self._take_chunk(chunk) for chunk in asked["chunks"]]}
 
     def _claim(self, asked: dict[str, Any]) -> Any:
+        self.claims.append(asked)
         generation = len(self.registrations)
         deadline = time.monotonic() + asked["wait_ms"] / 1000
         while not (self.ready and asked["free_slots"]) and not self.cancel:
@@ -225,6 +230,11 @@ class FakeServer:
             self.reports[identity] = report
             verdicts.append("accepted")
         return verdicts
+
+
+def server_now_ms() -> int:
+    """What time it is at the server."""
+    return time.time_ns() // 1_000_000 + AHEAD_MS
 
 
 def _ids(refs: list[dict[str, Any]]) -> list[Id]:

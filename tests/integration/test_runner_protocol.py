@@ -19,7 +19,7 @@ import pytest
 
 from rgrid_server.domain.attempts import OUTPUT_HEAD_CHARS, Outcome, Report, Stream
 from rgrid_server.runner.sandbox.supervisor import children_of
-from tests.integration.fake_server import PATIENCE_SECONDS, RUNNER_KEY, FakeServer, Id
+from tests.integration.fake_server import PATIENCE_SECONDS, RUNNER_KEY, FakeServer, Id, server_now_ms
 
 RUNTIME = f"python:{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -187,6 +187,29 @@ def test_it_keeps_its_leases(grid: Grid) -> None:
     grid.server.until(lambda: any(identity in beat for beat in grid.server.heartbeats), "a heartbeat")
     grid.server.cancel.append(identity)
     grid.server.report_of(identity)
+
+
+def test_it_says_with_each_claim_what_of_its_memory_is_free(own: Grid) -> None:
+    identity = own.submit("import signal; print('ready', flush=True); signal.pause()", memory_mib=3000)
+    own.until_printed(identity, b"ready")
+    server = own.server
+    (whole,) = {item["memory_mib"] for item in server.registrations}
+    server.until(lambda: server.claims[-1]["free_memory_mib"] == whole - 3000, "a claim with what is left")
+    assert server.claims[0]["free_memory_mib"] == whole
+    assert {item["incarnation"] for item in server.claims} == {server.registrations[0]["incarnation"]}
+    server.cancel.append(identity)
+    server.report_of(identity)
+
+
+def test_a_runner_by_whose_name_another_has_registered_ends_its_scripts_and_itself(own: Grid) -> None:
+    identity = own.submit(
+        "import signal; print('ready', flush=True); signal.pause()", env_vars={"MARK": "of-superseded"}
+    )
+    own.until_printed(identity, b"ready")
+    with own.server.lock:
+        own.server.failures["heartbeat"].append(403)
+    assert own.runner.wait() == 77
+    until_gone("of-superseded")
 
 
 # --- what a script sees
@@ -408,10 +431,26 @@ def test_what_it_used_is_reported(grid: Grid) -> None:
     assert report.cpu_ms >= 200
     assert report.duration_ms >= 200
     assert report.peak_memory_mib >= 50
-    assert report.started_at_ms is not None
 
 
 # --- what it prints
+
+
+def test_the_times_in_a_log_are_the_servers_whatever_the_runners_clock_says(grid: Grid) -> None:
+    before_ms = server_now_ms()
+    report = grid.run("print('now')")
+    after_ms = server_now_ms()
+    entries = grid.server.entries[(report.execution_id, report.attempt)]
+    # the server's clock is heard to within half of what a call takes
+    slack_ms = 1000
+    assert [
+        before_ms - slack_ms <= entry.timestamp_ms <= after_ms + slack_ms for entry in entries.values()
+    ] == [True]
+
+
+def test_nothing_that_a_runner_reports_is_a_time_of_its_clock(grid: Grid) -> None:
+    report = grid.run("print('now')").to_wire()
+    assert [name for name in report if name.endswith("_at_ms")] == []
 
 
 def test_both_streams_are_logged(grid: Grid) -> None:

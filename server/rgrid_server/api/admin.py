@@ -8,7 +8,7 @@ from starlette.responses import Response
 from rgrid_server.api import views
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
-from rgrid_server.api.schemas import KeyBody, RotateBody, TenantBody
+from rgrid_server.api.schemas import KeyBody, RotateBody, TenantBody, TenantLimitsBody
 from rgrid_server.api.services import services
 from rgrid_server.clock import now_ms
 from rgrid_server.domain.apikeys import Scope, parse_scopes
@@ -38,11 +38,21 @@ async def list_tenants(request: Request) -> Response:
                 "tenant_id": row["tenant_id"],
                 "name": row["name"],
                 "monthly_limit_micros": row["monthly_limit_micros"],
+                "max_running": row["max_running"],
                 "created_at": views.iso(row["created_at_ms"]),
             }
             for row in rows
         ]
     )
+
+
+@router.patch("/admin/tenants/{tenant_id}", summary="Limit a tenant")
+@needs(Scope.ADMIN)
+async def limit_tenant(request: Request, tenant_id: str, body: TenantLimitsBody) -> Response:
+    """How many of its executions run at once; what runs already goes on."""
+    await services(request).tenancy.set_max_running(tenant_id, body.max_running)
+    services(request).leases.look_again()
+    return Json({"tenant_id": tenant_id, "max_running": body.max_running})
 
 
 @router.post("/admin/keys", summary="Make a key")
@@ -98,6 +108,7 @@ async def list_runners(request: Request) -> Response:
                 "runner_id": row["runner_id"],
                 "hostname": row["hostname"],
                 "slots": row["slots"],
+                "memory_mib": row["memory_mib"],
                 "runtimes": row["runtimes"],
                 "sandbox": row["sandbox"],
                 "version": row["version"],

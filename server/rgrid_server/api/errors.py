@@ -15,7 +15,7 @@ from rgrid_server.api.json import Json
 from rgrid_server.blobs.base import BlobError
 from rgrid_server.domain.execution import Refused, RefusedReason
 from rgrid_server.domain.submission import Problem
-from rgrid_server.errors import Conflict, Invalid, LimitReached, NotFound
+from rgrid_server.errors import Conflict, Invalid, LimitReached, NotFound, Superseded
 from rgrid_server.store.database import StorageError, StorageFull, Unstorable
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,10 @@ async def _limit_reached(_request: Request, error: Exception) -> Response:
     )
 
 
+async def _superseded(_request: Request, error: Exception) -> Response:
+    return _answer(403, "superseded", str(error))
+
+
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     if error.reason is RefusedReason.NOT_FINISHED:
@@ -127,6 +131,7 @@ _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
     Invalid: _invalid,
     Conflict: _conflict,
     LimitReached: _limit_reached,
+    Superseded: _superseded,
     Refused: _refused,
     BlobError: _blob_error,
     StorageError: _storage_error,

@@ -22,6 +22,7 @@ from rgrid_server.api.schemas import (
     RegisterBody,
 )
 from rgrid_server.api.services import services
+from rgrid_server.clock import now_ms
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.attempts import AttemptId, LogChunk, LogEntry, Report
 from rgrid_server.scheduler.leases import HEARTBEAT_MS, LEASE_MS, ClaimRequest
@@ -41,7 +42,7 @@ async def register(request: Request, body: RegisterBody) -> Response:
     """Attempts of its earlier incarnations are taken back."""
     known = body.model_dump(include=set(RegisterBody.model_fields))
     await services(request).leases.register(known)
-    return Json({"lease_ms": LEASE_MS, "heartbeat_ms": HEARTBEAT_MS})
+    return Json({"lease_ms": LEASE_MS, "heartbeat_ms": HEARTBEAT_MS, "now_ms": now_ms()})
 
 
 @router.post("/runner/claim", summary="Claim attempts")
@@ -74,15 +75,17 @@ async def claim(request: Request, body: ClaimBody) -> Response:
 @needs(Scope.RUNNER)
 async def heartbeat(request: Request, body: CarriedBody) -> Response:
     """Says which attempts to cancel, and which are lost."""
-    cancel, lost = await services(request).leases.heartbeat(body.runner_id, _ids(body.attempts))
-    return Json({"cancel": _refs(cancel), "lost": _refs(lost)})
+    cancel, lost = await services(request).leases.heartbeat(
+        body.runner_id, _ids(body.attempts), body.incarnation
+    )
+    return Json({"cancel": _refs(cancel), "lost": _refs(lost), "now_ms": now_ms()})
 
 
 @router.post("/runner/release", summary="Hand attempts back")
 @needs(Scope.RUNNER)
 async def release(request: Request, body: CarriedBody) -> Response:
     """They are queued again, at no cost."""
-    await services(request).leases.release(body.runner_id, _ids(body.attempts))
+    await services(request).leases.release(body.runner_id, _ids(body.attempts), body.incarnation)
     return Json({})
 
 
@@ -152,13 +155,17 @@ async def get_blob(request: Request, execution_id: str, attempt: int, sha256: st
 
 
 async def _tenant_of(request: Request, execution_id: str, attempt: int) -> str:
-    """The tenant of an attempt whose token the request carries."""
+    """The tenant of an attempt that is being carried, and whose token the request carries."""
     found = services(request)
     if not found.signer.is_attempt_token(bearer(request) or "", execution_id, attempt):
         raise ApiError(401, "unauthorized", "this token does not open this attempt")
-    tenant_id = await found.executions.tenant_of(execution_id)
+    tenant_id = await found.executions.tenant_of_attempt(execution_id, attempt)
     if tenant_id is None:
-        raise ApiError(404, "not_found", "Execution not found")
+        raise ApiError(
+            403,
+            "stale_attempt",
+            f"attempt {attempt} of {execution_id} has ended or was lost; stop carrying it",
+        )
     return tenant_id
 
 

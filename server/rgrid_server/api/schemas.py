@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rgrid_server.domain.retries import CAUSES
+
 Text = Annotated[str, Field(strict=True)]
 
 
@@ -17,8 +19,25 @@ class Body(BaseModel):
 
     @property
     def ignored_fields(self) -> list[str]:
-        """The names that mean nothing here."""
-        return sorted(self.model_extra or {})
+        """The names that mean nothing here, those in it included: ``retry_policy.name``."""
+        inner = [
+            f"{name}.{ignored}"
+            for name, value in self
+            if isinstance(value, Body)
+            for ignored in value.ignored_fields
+        ]
+        return sorted([*(self.model_extra or {}), *inner])
+
+
+class RetryPolicyBody(Body):
+    """When a script that has failed is run again."""
+
+    max_retries: int = Field(description="0 to 20")
+    on: list[Text] = Field(default_factory=lambda: list(CAUSES), description="which failures; all by default")
+    exit_codes: list[int] | None = Field(None, description="only these, of what ends by an exit code")
+    backoff_seconds: float = 1.0
+    backoff_factor: float = 2.0
+    max_backoff_seconds: float = 300.0
 
 
 class SubmitItem(Body):
@@ -43,6 +62,7 @@ class SubmitTemplate(SubmitItem):
     memory_mib: int = 2048
     priority: int = 0
     outputs: list[Text] | None = Field(None, description="globs of files to keep; all by default")
+    retry_policy: RetryPolicyBody | None = Field(None, description="a failed script is not retried without")
 
     @field_validator("env_vars", "inputs", "user_metadata", "args", mode="before")
     @classmethod
@@ -129,6 +149,14 @@ class TenantBody(Body):
     name: Text = Field(min_length=1, max_length=200)
 
 
+class TenantLimitsBody(Body):
+    """What a tenant may do."""
+
+    max_running: int | None = Field(
+        ge=0, le=2**31 - 1, description="so many at once, 0 for nothing for now, null for no limit"
+    )
+
+
 class KeyBody(Body):
     """A key to make."""
 
@@ -157,6 +185,7 @@ class RegisterBody(Body):
     runner_id: str = Field(min_length=1, max_length=200)
     hostname: str
     slots: int = Field(ge=0)
+    memory_mib: int | None = Field(None, ge=0, le=2**31 - 1)
     runtimes: list[dict[str, str]]
     sandbox: str
     version: str
@@ -170,15 +199,16 @@ class ClaimBody(Body):
     free_cpus_milli: int
     free_slots: int = Field(ge=0, le=10_000)
     free_memory_mib: int | None = None
+    incarnation: str = ""
     wait_ms: int = Field(ge=0, le=60_000)
     known: list[AttemptRef] | None = None
-    incarnation: str | None = None
 
 
 class CarriedBody(Body):
     """Attempts of a runner."""
 
     runner_id: str
+    incarnation: str = ""
     attempts: list[AttemptRef]
 
 

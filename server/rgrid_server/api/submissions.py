@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from rgrid_server.api.schemas import BatchBody, SubmitBody, SubmitItem, SubmitTemplate
+from rgrid_server.api.schemas import BatchBody, RetryPolicyBody, SubmitBody, SubmitItem, SubmitTemplate
+from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import Problem, Submission
 from rgrid_server.errors import Invalid
 from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
@@ -53,6 +54,7 @@ async def template_submission(body: SubmitTemplate, executions: Executions) -> S
         memory_mib=body.memory_mib,
         priority=body.priority,
         user_metadata=body.user_metadata,
+        retry_policy=None if body.retry_policy is None else _policy(body.retry_policy),
     )
 
 
@@ -84,6 +86,17 @@ def item_submission(template: Submission, item: SubmitItem) -> BatchItem:
             user_metadata={**template.user_metadata, **item.user_metadata},
         ),
         item.input_file,
+    )
+
+
+def _policy(body: RetryPolicyBody) -> RetryPolicy:
+    return RetryPolicy(
+        max_retries=body.max_retries,
+        on=tuple(dict.fromkeys(body.on)),
+        exit_codes=None if body.exit_codes is None else tuple(dict.fromkeys(body.exit_codes)),
+        backoff_seconds=body.backoff_seconds,
+        backoff_factor=body.backoff_factor,
+        max_backoff_seconds=body.max_backoff_seconds,
     )
 
 

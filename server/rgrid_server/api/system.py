@@ -78,7 +78,7 @@ async def runtimes(request: Request) -> Response:
 
 @router.get("/limits", summary="What may be asked for")
 @needs(Scope.READ)
-async def limits(request: Request) -> Response:
+async def limits(request: Request, who: Who) -> Response:
     """The upper ends of what a submission may ask for, and what carries it."""
     found = services(request).executions.limits
     runners = await services(request).executions.present_runners()
@@ -91,6 +91,7 @@ async def limits(request: Request) -> Response:
             "max_blob_bytes": found.max_blob_bytes,
             "max_batch_items": found.max_batch_items,
             "max_input_files": found.max_input_files,
+            "max_running": await services(request).tenancy.max_running(who.tenant_id),
             "engine": services(request).settings.engine,
             "sandboxes": sorted({runner["sandbox"] for runner in runners}),
         }

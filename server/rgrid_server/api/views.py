@@ -67,8 +67,9 @@ def execution(
         "duration_seconds": _seconds(row["duration_ms"]),
         "worker_hostname": row["worker_hostname"],
         "execution_metadata": row["execution_metadata"] or {},
-        "retry_count": row["retry_count"],
-        "max_retries": row["max_retries"],
+        "retry_count": row["retry_count"] + row["script_retry_count"],
+        "max_retries": row["max_retries"] + _policy_retries(row),
+        "retry_policy": row["retry_policy"],
         "user_metadata": row["user_metadata"],
         "batch_id": row["batch_id"],
         "batch_index": row["batch_index"],
@@ -244,6 +245,10 @@ def _cost_micros(row: Row) -> int | None:
     if not Status(row["status"]).is_terminal:
         return None
     return nanos_to_micros(row["charge_nanos"])
+
+
+def _policy_retries(row: Row) -> int:
+    return int(row["retry_policy"]["max_retries"]) if row["retry_policy"] else 0
 
 
 def _seconds(duration_ms: int | None) -> float | None:

@@ -142,6 +142,18 @@ class LogChunk:
     first_sequence: int
     entries: list[LogEntry] = field(default_factory=list)
 
+    def within(self, earliest_ms: int, latest_ms: int) -> LogChunk:
+        """The same with times from one to another: the clock that they came from may be wrong."""
+        if all(earliest_ms <= entry.timestamp_ms <= latest_ms for entry in self.entries):
+            return self
+        return LogChunk(
+            self.first_sequence,
+            [
+                entry._replace(timestamp_ms=max(earliest_ms, min(entry.timestamp_ms, latest_ms)))
+                for entry in self.entries
+            ],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -154,7 +166,6 @@ class Report:
     exit_code: int | None
     error_code: str | None = None
     error_message: str | None = None
-    started_at_ms: int | None = None
     duration_ms: int = 0
     cpu_ms: int = 0
     peak_memory_mib: int = 0

@@ -8,7 +8,8 @@ States and the functions that lead between them::
       │  ├─expire_inputs──► failed
       │  └─receive_inputs─► queued, now ready to be claimed
       │                  │
-      └──release, fault──┘  (a fault: with backoff, and only so many times)
+      └──release, fault──┘  (a fault: with backoff, and only so many times; so does a failure of
+                             the script, as often as its submitter's policy says)
 
 A transition takes the state and what happened, and returns the new state, or raises :class:`Refused`. The
 attempt number is the fencing token (Kleppmann, "How to do distributed locking", 2016): whatever comes under
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rgrid_server.domain.attempts import Outcome
+from rgrid_server.domain.retries import RetryPolicy
 
 DEFAULT_MAX_RETRIES = 2
 """A fault of the grid is tried again twice; a script's own failure never, unless its submitter asks."""
@@ -68,6 +70,8 @@ class State:
     """What the transitions need to know of an execution, and all that they change.
 
     ``ready_at_ms`` is None while inputs are still to come; ``attempt`` is 0 before the first claim.
+    ``retry_count`` and ``max_retries`` are those of the grid's faults, ``script_retry_count`` and
+    ``retry_policy`` those of the script's own failures; neither uses up the other.
     """
 
     status: Status
@@ -76,6 +80,8 @@ class State:
     attempt: int = 0
     retry_count: int = 0
     max_retries: int = DEFAULT_MAX_RETRIES
+    script_retry_count: int = 0
+    retry_policy: RetryPolicy | None = None
     started_at_ms: int | None = None
     completed_at_ms: int | None = None
     duration_ms: int | None = None
@@ -97,13 +103,20 @@ class Ending:
     error_message: str | None = None
 
 
-def submit(now_ms: int, *, inputs_are_here: bool, max_retries: int = DEFAULT_MAX_RETRIES) -> State:
+def submit(
+    now_ms: int,
+    *,
+    inputs_are_here: bool,
+    max_retries: int = DEFAULT_MAX_RETRIES,
+    retry_policy: RetryPolicy | None = None,
+) -> State:
     """Begin: ready at once, or held back until every file has arrived."""
     return State(
         status=Status.QUEUED,
         created_at_ms=now_ms,
         ready_at_ms=now_ms if inputs_are_here else None,
         max_retries=max_retries,
+        retry_policy=retry_policy,
     )
 
 
@@ -150,7 +163,7 @@ def expire_lease(state: State, attempt: int, now_ms: int) -> State:
 
 
 def end(state: State, attempt: int, ending: Ending, now_ms: int) -> State:
-    """The attempt's own report."""
+    """The attempt's own report: the end of the execution, unless it is tried again."""
     _check_attempt(state, attempt)
     if ending.outcome is Outcome.GRID_FAULT:
         return _fault(state, now_ms, ending.error_message or "the grid failed to carry it")
@@ -159,12 +172,15 @@ def end(state: State, attempt: int, ending: Ending, now_ms: int) -> State:
         return _finish(finished, now_ms, Status.COMPLETED, exit_code=0)
     if ending.outcome is Outcome.CANCELED:
         return _canceled(finished, now_ms, ending.exit_code)
+    error_code = ending.error_code or _DEFAULT_ERROR_CODES[ending.outcome]
+    if _is_tried_again(state, error_code, ending.exit_code):
+        return _script_retry(state, now_ms)
     return _finish(
         finished,
         now_ms,
         Status.FAILED,
         exit_code=ending.exit_code,
-        error_code=ending.error_code or _DEFAULT_ERROR_CODES[ending.outcome],
+        error_code=error_code,
         error_message=ending.error_message or f"the script ended with exit code {ending.exit_code}",
     )
 
@@ -230,6 +246,25 @@ def _fault(state: State, now_ms: int, message: str) -> State:
         status=Status.QUEUED,
         retry_count=retry_count,
         ready_at_ms=now_ms + retry_backoff_ms(retry_count),
+        started_at_ms=None,
+    )
+
+
+def _is_tried_again(state: State, error_code: str, exit_code: int | None) -> bool:
+    policy = state.retry_policy
+    if policy is None or state.cancel_requested_at_ms is not None:
+        return False
+    return state.script_retry_count < policy.max_retries and policy.covers(error_code, exit_code)
+
+
+def _script_retry(state: State, now_ms: int) -> State:
+    assert state.retry_policy is not None
+    count = state.script_retry_count + 1
+    return replace(
+        state,
+        status=Status.QUEUED,
+        script_retry_count=count,
+        ready_at_ms=now_ms + state.retry_policy.backoff_ms(count),
         started_at_ms=None,
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.filenames import why_not_a_name
+from rgrid_server.domain.retries import RetryPolicy, find_policy_problems
 
 _RUNTIME = re.compile(r"^[a-z][a-z0-9_.-]*(:[A-Za-z0-9][A-Za-z0-9_./:@-]*)?$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -62,6 +63,7 @@ class Submission:
     user_metadata: Mapping[str, object] = field(default_factory=dict)
     run_key: str | None = None
     batch_id: str | None = None
+    retry_policy: RetryPolicy | None = None
 
     @property
     def specification(self) -> Specification:
@@ -128,8 +130,8 @@ def specification_id(tenant_id: str, specification: Specification) -> str:
 def fingerprint(submission: Submission) -> str:
     """Equal for submissions that ask for the same work.
 
-    Metadata, priority and timeout say how and for whom, not what, so a retried request that carries, say,
-    another try number still finds the execution that its run key holds.
+    Metadata, priority, timeout and retry policy say how and for whom, not what, so a retried request that
+    carries, say, another try number still finds the execution that its run key holds.
     """
     return _digest(
         [
@@ -199,6 +201,11 @@ def _resource_problems(submission: Submission, limits: Limits) -> list[Problem]:
     for name, value, least, most, unit in bounds:
         if not least <= value <= most:
             problems.append(Problem((name,), f"{name} is {value}; it must be from {least} to {most} {unit}"))
+    if submission.retry_policy is not None:
+        problems += [
+            Problem(("retry_policy", name), message)
+            for name, message in find_policy_problems(submission.retry_policy)
+        ]
     return problems
 
 

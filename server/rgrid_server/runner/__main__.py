@@ -23,6 +23,7 @@ from rgrid_server.runner.environments import EnvironmentFault, Environments, Rej
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.interpreters import find_interpreters
 from rgrid_server.runner.leftovers import sweep
+from rgrid_server.runner.machine import offered_memory_mib
 from rgrid_server.runner.sandbox.base import Sandbox
 from rgrid_server.runner.sandbox.process import ProcessSandbox
 from rgrid_server.runner.sandbox.supervisor import become_subreaper
@@ -88,6 +89,7 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
     interpreters = await find_interpreters()
     runner_id = _runner_id(home / "id", hostname)
     connection = Connection(url, key, runner_id, incarnation, data_dir / "address")
+    memory_mib = offered_memory_mib(slots)
     sandbox = ProcessSandbox()
     environments = Environments(home / "environments", interpreters)
     service = RunnerService(
@@ -102,12 +104,14 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
         {
             "hostname": hostname,
             "slots": slots,
+            "memory_mib": memory_mib,
             "runtimes": [{"name": name, "version": one.version} for name, one in interpreters.items()],
             "sandbox": sandbox.name,
             "version": __version__,
         },
         slots,
         work,
+        memory_mib=memory_mib,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

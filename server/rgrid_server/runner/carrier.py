@@ -168,7 +168,6 @@ class Carrier:
             using = self._environments.use(specification)
             environment = await attempt.prepare(stack.enter_async_context(using))
             ready_ms = round((time.monotonic() - claimed_at) * 1000)
-            started_at_ms = time.time_ns() // 1_000_000
             exit_ = await self._run(attempt, environment, workspace)
         attempt.free_slot()
         outcome, exit_code, why = describe(exit_, assignment)
@@ -188,7 +187,6 @@ class Carrier:
         blobs, uploaded = await self._send_outputs(assignment, found.files)
         report = replace(
             self._report(attempt, outcome, exit_code, error_code, why),
-            started_at_ms=started_at_ms,
             duration_ms=exit_.duration_ms,
             cpu_ms=exit_.cpu_ms,
             peak_memory_mib=exit_.peak_memory_mib,

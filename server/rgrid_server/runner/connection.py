@@ -16,6 +16,7 @@ import httpx
 
 from rgrid_server.domain import frames
 from rgrid_server.domain.attempts import Assignment, AttemptId, LogChunk, Report, Specification
+from rgrid_server.runner.machine import ServerClock
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ UPLOAD_CHUNK_BYTES = 1024 * 1024
 
 
 class Dismissed(Exception):
-    """The server does not want this runner: its key opens nothing any more."""
+    """The server does not want this runner: its key opens nothing, or another one goes by its name."""
 
 
 class Unregistered(Exception):
@@ -72,9 +73,9 @@ class Connection:
     """Calls the server, wherever it is now: after a failure the address file is read again."""
 
     def __init__(self, url: str, key: str, runner_id: str, incarnation: str, address_file: Path) -> None:
+        self.clock = ServerClock()
         self._url = url
-        self._runner_id = runner_id
-        self._incarnation = incarnation
+        self._identity = {"runner_id": runner_id, "incarnation": incarnation}
         self._address_file = address_file
         self._key = key
         self._answered_at = time.monotonic()
@@ -96,20 +97,25 @@ class Connection:
     async def register(self, description: dict[str, Any]) -> Lease:
         """Introduce this runner; tried until the server answers."""
         answer = await self._until_answered(
-            lambda: self._post(
-                "register", {"runner_id": self._runner_id, "incarnation": self._incarnation, **description}
-            )
+            lambda: self._post_and_hear("register", {**self._identity, **description})
         )
         return Lease(answer["lease_ms"], answer["heartbeat_ms"])
 
     async def claim(
-        self, free_cpus_milli: int, free_slots: int, known: Iterable[AttemptId], wait_ms: int
+        self,
+        *,
+        free_cpus_milli: int,
+        free_slots: int,
+        free_memory_mib: int | None,
+        known: Iterable[AttemptId],
+        wait_ms: int,
     ) -> Work:
         """Ask for work once.
 
         Args:
             free_cpus_milli: thousandths of a vCPU that are free.
             free_slots: how many attempts may come.
+            free_memory_mib: memory that is free; None where that is not counted.
             known: what was received and has not ended; whatever else the server thinks this runner carries
                 was lost on its way, and comes again.
             wait_ms: how long the server may hold the question.
@@ -117,9 +123,9 @@ class Connection:
         answer = await self._post(
             "claim",
             {
-                "runner_id": self._runner_id,
-                "incarnation": self._incarnation,
+                **self._identity,
                 "free_cpus_milli": free_cpus_milli,
+                "free_memory_mib": free_memory_mib,
                 "free_slots": free_slots,
                 "known": [asdict(item) for item in known],
                 "wait_ms": wait_ms,
@@ -143,7 +149,7 @@ class Connection:
 
     async def heartbeat(self, carried: Sequence[AttemptId]) -> tuple[list[AttemptId], list[AttemptId]]:
         """Keep leases; returns what to cancel and what is lost."""
-        answer = await self._post("heartbeat", self._carried(carried))
+        answer = await self._post_and_hear("heartbeat", self._carried(carried))
         return (
             [AttemptId(**item) for item in answer["cancel"]],
             [AttemptId(**item) for item in answer["lost"]],
@@ -263,8 +269,16 @@ class Connection:
         self._answered_at = time.monotonic()
         return _read(answer)
 
+    async def _post_and_hear(self, call: str, body: dict[str, Any]) -> Any:
+        """Send a call that is answered at once, with the server's time."""
+        asked_at = time.monotonic()
+        answer = await self._post(call, body)
+        if "now_ms" in answer:
+            self.clock.hear(answer["now_ms"], asked_at, time.monotonic())
+        return answer
+
     def _carried(self, attempts: Sequence[AttemptId]) -> dict[str, Any]:
-        return {"runner_id": self._runner_id, "attempts": [asdict(item) for item in attempts]}
+        return {**self._identity, "attempts": [asdict(item) for item in attempts]}
 
     def _path(self, call: str) -> str:
         return f"{self._url}/api/v1/runner/{call}"

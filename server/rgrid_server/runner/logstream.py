@@ -7,7 +7,6 @@ import base64
 import codecs
 import os
 from collections.abc import Callable
-from time import time_ns
 
 from rgrid_server.domain.attempts import OUTPUT_HEAD_CHARS, LogChunk, LogEntry, LogFlags, Stream
 
@@ -78,13 +77,20 @@ class LineSplitter:
 class AttemptLog:
     """Both streams of an attempt: read from pipes, numbered in order of arrival, held until they are sent."""
 
-    def __init__(self, first_sequence: int, limit_bytes: int, on_entries: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        first_sequence: int,
+        limit_bytes: int,
+        on_entries: Callable[[], None],
+        now_ms: Callable[[], int],
+    ) -> None:
         self.is_truncated = False
         self._next_sequence = first_sequence
         self._first_sequence = first_sequence
         self._limit_bytes = limit_bytes
         self._taken_bytes = 0
         self._on_entries = on_entries
+        self._now_ms = now_ms
         self._pending: list[LogEntry] = []
         self._pending_bytes = 0
         self._heads = {Stream.STDOUT: _Head(), Stream.STDERR: _Head()}
@@ -172,7 +178,7 @@ class AttemptLog:
             return
         room = self._limit_bytes - self._taken_bytes
         self._taken_bytes += len(data)
-        self._add(self._splitters[stream].feed(data[:room], _now_ms()))
+        self._add(self._splitters[stream].feed(data[:room], self._now_ms()))
         if len(data) > room:
             self._truncate()
         else:
@@ -190,15 +196,15 @@ class AttemptLog:
         for stream, splitter in self._splitters.items():
             # a line that was begun after the timer has time until the next one
             if splitter.held_line is not None and splitter.held_line == held[stream]:
-                self._add(splitter.flush(_now_ms()))
+                self._add(splitter.flush(self._now_ms()))
         self._time_partials()
 
     def _truncate(self) -> None:
         for splitter in self._splitters.values():
-            self._add(splitter.flush(_now_ms()))
+            self._add(splitter.flush(self._now_ms()))
         self.is_truncated = True
         text = f"[rgrid: the log is longer than {self._limit_bytes} bytes; the rest is not kept]"
-        self._add([LogEntry(Stream.STDERR.number, _now_ms(), text, int(LogFlags.NEWLINE))])
+        self._add([LogEntry(Stream.STDERR.number, self._now_ms(), text, int(LogFlags.NEWLINE))])
 
     def _add(self, entries: list[LogEntry]) -> None:
         if not entries:
@@ -223,7 +229,7 @@ class AttemptLog:
         os.close(descriptor)
         self._heads[stream].end()
         if not self.is_truncated:
-            self._add(self._splitters[stream].flush(_now_ms(), at_end=True))
+            self._add(self._splitters[stream].flush(self._now_ms(), at_end=True))
         if not self._open and self._partial_timer is not None:
             self._partial_timer.cancel()
             self._partial_timer = None
@@ -279,7 +285,3 @@ def _incomplete_tail(data: bytes | bytearray) -> int:
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return back if length > back else 0
     return 0
-
-
-def _now_ms() -> int:
-    return time_ns() // 1_000_000

@@ -53,11 +53,14 @@ class RunnerService:
         description: dict[str, Any],
         slots: int,
         work_directory: Path,
+        *,
+        memory_mib: int | None = None,
     ) -> None:
         self._connection = connection
         self._carrier = carrier
         self._description = description
         self._slots = slots
+        self._memory_mib = memory_mib
         self._work_directory = work_directory
         self._carried: dict[AttemptId, Attempt] = {}
         self._known: set[AttemptId] = set()
@@ -116,7 +119,11 @@ class RunnerService:
                     await asyncio.wait_for(self._slot_free.wait(), FULL_WAIT_SECONDS)
             asking = asyncio.create_task(
                 self._connection.claim(
-                    self._free_cpus_milli(), self._free_slots(), self._known, CLAIM_WAIT_MS
+                    free_cpus_milli=self._free_cpus_milli(),
+                    free_slots=self._free_slots(),
+                    free_memory_mib=self._free_memory_mib(),
+                    known=self._known,
+                    wait_ms=CLAIM_WAIT_MS,
                 )
             )
             if self._free_slots() <= 0:
@@ -153,7 +160,12 @@ class RunnerService:
         if assignment.id in self._known:
             return
         self._known.add(assignment.id)
-        log_ = AttemptLog(assignment.first_sequence, assignment.log_limit_bytes, self._has_logs.set)
+        log_ = AttemptLog(
+            assignment.first_sequence,
+            assignment.log_limit_bytes,
+            self._has_logs.set,
+            self._connection.clock.now_ms,
+        )
         attempt = Attempt(assignment, specification, log_, self._slot_free.set)
         self._carried[assignment.id] = attempt
         attempt.task = asyncio.create_task(self._carry(attempt))
@@ -346,6 +358,12 @@ class RunnerService:
     def _free_cpus_milli(self) -> int:
         used = sum(attempt.assignment.cpus_milli for attempt in self._carried.values() if attempt.holds_slot)
         return max(0, self._slots * 1000 - used)
+
+    def _free_memory_mib(self) -> int | None:
+        if self._memory_mib is None:
+            return None
+        used = sum(attempt.assignment.memory_mib for attempt in self._carried.values() if attempt.holds_slot)
+        return max(0, self._memory_mib - used)
 
 
 def _size_bytes(finished: Finished) -> int:

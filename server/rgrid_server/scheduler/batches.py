@@ -326,7 +326,10 @@ class Batches:
         check_blobs(connection, tenant_id, [item.submission for item in items])
         # the batch is held by whoever inserted it or is about to append, so nobody else takes the same places
         first = store.next_index(connection, tenant_id, batch_id)
-        state = rules.submit(now, inputs_are_here=True)
+        states = {
+            policy: rules.submit(now, inputs_are_here=True, retry_policy=policy)
+            for policy in {item.submission.retry_policy for item in items}
+        }
         ids = {
             specification: specification_id(tenant_id, specification)
             for specification in {item.submission.specification for item in items}
@@ -340,7 +343,7 @@ class Batches:
                     specification_id=ids[item.submission.specification],
                     submission=replace(item.submission, batch_id=batch_id, run_key=None),
                     fingerprint=None,
-                    state=state,
+                    state=states[item.submission.retry_policy],
                     batch_index=first + offset,
                     batch_input=item.input_file or next(iter(item.submission.inputs), None),
                 )
@@ -395,6 +398,7 @@ def _template_wire(template: Submission) -> dict[str, object]:
         "user_metadata": dict(template.user_metadata),
         "run_key": None,
         "batch_id": None,
+        "retry_policy": None if template.retry_policy is None else template.retry_policy.to_wire(),
     }
 
 

@@ -1,154 +1,121 @@
-"""Which ready executions a runner gets: priority first, then fair shares, then age, as far as they fit.
+"""The queue as the choice sees it: seeks in the index of what is ready, as few as it takes.
 
-What it costs grows with the number of tenants and batches that wait, not with the number of executions: a
-loose index scan steps from one flow to the next, and of each flow only the oldest are looked at.
+What a claim costs grows with the number of tenants and of batches that wait, up to a bound, and not with the
+number of executions: a loose index scan steps from one tenant, and from one flow, to the next, and of the
+flows that are served only the oldest executions are read.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 from sqlalchemy.engine import Connection
 
-from rgrid_server.domain.fairshare import FairShare, Flow
-from rgrid_server.store import batches as batch_store
-from rgrid_server.store import queue, tenants
-from rgrid_server.store.database import Row
+from rgrid_server.domain.choosing import LOOKAHEAD, Candidate
+from rgrid_server.domain.fairshare import Flow
+from rgrid_server.store import batches, queue, tenants
 
-MAX_FLOWS_A_CLAIM = 256
-"""So many flows of a priority contend in one claim; where there are more, each claim begins further on."""
-LOOKAHEAD = 8
-"""So many of a flow are looked at for one that fits."""
-RESERVE_AFTER_MS = 30_000
-"""An execution that has waited so long for room is waited for: the runner is given nothing else."""
+MAX_CONTENDERS = 256
+"""So many tenants, and so many flows of a tenant, contend in one claim; where there are more they take turns
+at it, all but the first one, which always does."""
+MAX_PLACES = 10_000
 
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a runner has free, and whether it carries nothing at all."""
-
-    slots: int
-    cpus_milli: int
-    memory_mib: int | None
-    is_idle: bool
+Step = Callable[[str | None], tuple[str, int] | None]
+"""From a name, None for before the first, to the next name and how old it is."""
 
 
-class Chooser:
-    """Chooses from the queue, and remembers whom it has served."""
+class Places:
+    """Whose turn it is to contend, of lists that are too long for one claim."""
 
-    def __init__(self, share: FairShare) -> None:
-        self.share = share
-        self._begin_after: dict[int, Flow] = {}
+    def __init__(self) -> None:
+        self._first: dict[tuple[object, ...], str] = {}
 
-    def choose(self, connection: Connection, room: Room, now_ms: int) -> list[Row]:
-        """Ready executions for a runner, at most as many as it has slots."""
-        choice = _Choice(connection, room, now_ms)
-        rank = queue.next_rank(connection, None)
-        while rank is not None and not choice.is_full:
-            self._choose_of_rank(connection, rank, choice)
-            rank = queue.next_rank(connection, rank)
-        return choice.rows
+    def names(self, place: tuple[object, ...], step: Step) -> list[str]:
+        """The contenders of this claim, those first that are next among equals.
 
-    def _choose_of_rank(self, connection: Connection, rank: int, choice: _Choice) -> None:
-        heads = {flow: choice.heads_of(rank, flow) for flow in self._contenders(connection, rank)}
-        batch_store.hold_limited(connection, [(flow.tenant_id, flow.batch_id) for flow in choice.oldest])
-        waiting = sorted((sequence, flow) for flow, sequence in choice.oldest.items() if flow in heads)
-        contenders = [flow for _, flow in waiting]
-        while contenders and not choice.is_full:
-            flow = self.share.next(contenders)
-            row = next(heads[flow], None)
-            if row is None:
-                contenders.remove(flow)
-            elif choice.take(row):
-                self.share.give(flow, row["cpus_milli"])
-
-    def _contenders(self, connection: Connection, rank: int) -> list[Flow]:
-        after = self._begin_after.pop(rank, Flow("", ""))
-        flows = queue.flows_of_rank(connection, rank, after, MAX_FLOWS_A_CLAIM)
-        if len(flows) == MAX_FLOWS_A_CLAIM:
-            self._begin_after[rank] = flows[-1]
-        elif after.tenant_id:
-            known = set(flows)
-            first = queue.flows_of_rank(connection, rank, Flow("", ""), MAX_FLOWS_A_CLAIM - len(flows))
-            flows += [flow for flow in first if flow not in known]
-        return flows
+        That is whoever waits longest; of a list that is too long it is the next one in a circle. Each of them
+        is that once in a round, and nobody is behind it then, so that each is served in every round.
+        """
+        found = _walk(step, None, MAX_CONTENDERS)
+        before = self._first.pop(place, None)
+        if len(found) < MAX_CONTENDERS:
+            return [name for name, _ in sorted(found, key=lambda item: item[1])]
+        behind = _walk(step, before, MAX_CONTENDERS - 1) if before is not None else []
+        circle = list(dict([*behind, *found[1:]]))[: MAX_CONTENDERS - 1]
+        self._first[place] = circle[0]
+        if len(self._first) > MAX_PLACES:
+            del self._first[next(iter(self._first))]
+        return [found[0][0], *circle]
 
 
-class _Choice:
-    """What was chosen so far, and what room is left."""
+class StoredQueue:
+    """What waits in the database, as one transaction sees it.
 
-    def __init__(self, connection: Connection, room: Room, now_ms: int) -> None:
-        self.rows: list[Row] = []
-        self.oldest: dict[Flow, int] = {}
+    Limits are read from rows that the transaction holds until its end, so that two processes that claim at
+    once never exceed one together.
+    """
+
+    def __init__(self, connection: Connection, places: Places, slots: int, now_ms: int) -> None:
         self._connection = connection
+        self._places = places
+        self._page = max(1, min(slots, LOOKAHEAD))
         self._now_ms = now_ms
-        self._is_idle = room.is_idle
-        self._slots, self._cpus_milli, self._memory_mib = room.slots, room.cpus_milli, room.memory_mib
-        self._is_reserved = False
-        self._of_batch: Counter[Flow] = Counter()
-        self._batch_room: dict[Flow, int | None] = {}
-        limits = tenants.running_limits(connection)
-        running = queue.running_by_tenant(connection) if limits else {}
-        self._tenant_room = {one: limit - running.get(one, 0) for one, limit in limits.items()}
 
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more can be given."""
-        return self._slots <= 0 or self._is_reserved
+    def ranks(self) -> Iterator[int]:
+        """The priorities of which something waits, the most urgent first."""
+        rank = queue.next_rank(self._connection, None)
+        while rank is not None:
+            yield rank
+            rank = queue.next_rank(self._connection, rank)
 
-    def heads_of(self, rank: int, flow: Flow) -> Iterator[Row]:
-        """The executions of a flow that may run now, the oldest first; the first page is read now."""
-        page = queue.heads(self._connection, rank, flow, -1, self._now_ms, min(self._slots, LOOKAHEAD))
-        if page:
-            self.oldest[flow] = page[0]["sequence"]
-        return self._heads(rank, flow, page)
+    def tenants(self, rank: int) -> Sequence[str]:
+        """Tenants of which something of a rank waits; how old a tenant is, its first flow says."""
 
-    def _heads(self, rank: int, flow: Flow, page: list[Row]) -> Iterator[Row]:
-        while page:
+        def step(after: str | None) -> tuple[str, int] | None:
+            row = queue.next_tenant(self._connection, rank, after or "")
+            return None if row is None else (row["tenant_id"], row["sequence"])
+
+        names = self._places.names((rank,), step)
+        tenants.hold_limited(self._connection, names)
+        return names
+
+    def flows(self, rank: int, tenant_id: str) -> Sequence[str]:
+        """A tenant's flows of which something of a rank waits; its executions of no batch stand first."""
+
+        def step(after: str | None) -> tuple[str, int] | None:
+            row = queue.next_flow(self._connection, rank, tenant_id, after)
+            return None if row is None else (row["flow"], row["sequence"])
+
+        names = self._places.names((rank, tenant_id), step)
+        batches.hold_limited(self._connection, [(tenant_id, name) for name in names])
+        # a stable sort: what somebody waits for is before batches that are no further behind
+        return sorted(names, key=bool)
+
+    def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
+        """The executions of a flow, the oldest first, in pages."""
+        after = -1
+        while page := queue.heads(self._connection, rank, flow, after, self._now_ms, self._page):
             for row in page:
-                if not self._may_run(flow):
-                    return
-                yield row
-            page = queue.heads(
-                self._connection, rank, flow, page[-1]["sequence"], self._now_ms, max(self._slots, LOOKAHEAD)
-            )
-            if not self._took_any(flow):
-                # of so many none fits; looking through the rest of a long flow would hold the claim up
-                return
+                yield Candidate(
+                    row["execution_id"], row["sequence"], flow, row["cpus_milli"], row["memory_mib"]
+                )
+            after = page[-1]["sequence"]
 
-    def take(self, row: Row) -> bool:
-        """Take an execution if it fits what is left."""
-        flow = Flow(row["tenant_id"], row["flow"])
-        fits = row["cpus_milli"] <= self._cpus_milli and (
-            self._memory_mib is None or row["memory_mib"] <= self._memory_mib
-        )
-        # an idle runner takes one that asks for more than it has rather than leave it waiting for ever
-        if not fits and not (self._is_idle and not self.rows):
-            self._is_reserved = self._now_ms - row["ready_at_ms"] > RESERVE_AFTER_MS
-            return False
-        self.rows.append(row)
-        self._slots -= 1
-        self._cpus_milli -= row["cpus_milli"]
-        if self._memory_mib is not None:
-            self._memory_mib -= row["memory_mib"]
-        self._of_batch[flow] += 1
-        if flow.tenant_id in self._tenant_room:
-            self._tenant_room[flow.tenant_id] -= 1
-        return True
+    def tenant_room(self, tenant_id: str) -> int | None:
+        """How many more a tenant may run at once."""
+        limit = tenants.lock_running_limit(self._connection, tenant_id)
+        return None if limit is None else limit - queue.running_of(self._connection, tenant_id)
 
-    def _may_run(self, flow: Flow) -> bool:
-        if self._tenant_room.get(flow.tenant_id, 1) <= 0:
-            return False
+    def flow_room(self, flow: Flow) -> int | None:
+        """How many more of a batch may run at once."""
         if not flow.batch_id:
-            return True
-        if flow not in self._batch_room:
-            self._batch_room[flow] = batch_store.room_in_batch(
-                self._connection, flow.tenant_id, flow.batch_id
-            )
-        room = self._batch_room[flow]
-        return room is None or self._of_batch[flow] < room
+            return None
+        return batches.room_in_batch(self._connection, flow.tenant_id, flow.batch_id)
 
-    def _took_any(self, flow: Flow) -> bool:
-        return self._of_batch[flow] > 0
+
+def _walk(step: Step, after: str | None, limit: int) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    while len(found) < limit and (one := step(after)) is not None:
+        found.append(one)
+        after = one[0]
+    return found

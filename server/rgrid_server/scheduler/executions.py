@@ -15,6 +15,7 @@ from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import State, Status
+from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import (
     Limits,
     Problem,
@@ -161,10 +162,9 @@ class Executions:
             missing = [name for name, sha256 in row["inputs"].items() if sha256 is None]
             await self._apply(row["execution_id"], partial(rules.expire_inputs, now_ms=now, missing=missing))
 
-    async def tenant_of(self, execution_id: str) -> str | None:
-        """Whose an execution is, for callers who have proved that they carry it."""
-        row = await self._database.read(lambda c: store.get_execution(c, None, execution_id))
-        return None if row is None else str(row["tenant_id"])
+    async def tenant_of_attempt(self, execution_id: str, attempt: int) -> str | None:
+        """Whose an execution is, while this attempt of it is carried; None once it is not any more."""
+        return await self._database.read(lambda c: queue.tenant_of_attempt(c, execution_id, attempt))
 
     async def has_input(self, execution_id: str, sha256: str) -> bool:
         """Whether a blob is one of an execution's inputs."""
@@ -173,7 +173,7 @@ class Executions:
 
     async def any_unfinished(self) -> bool:
         """Whether anything of anyone is queued or runs."""
-        return await self._database.read(store.any_unfinished)
+        return await self._database.read(queue.any_unfinished)
 
     async def offered_runtimes(self) -> list[dict[str, str]]:
         """What the runners that were heard of lately can run, newest version first."""
@@ -231,7 +231,7 @@ class Executions:
         check_budget(connection, tenant_id, now)
         check_blobs(connection, tenant_id, [submission])
         inputs_are_here = all(submission.inputs.values())
-        state = rules.submit(now, inputs_are_here=inputs_are_here)
+        state = rules.submit(now, inputs_are_here=inputs_are_here, retry_policy=submission.retry_policy)
         new = NewExecution(
             execution_id=new_id("exec"),
             specification_id=specification_id(tenant_id, submission.specification),
@@ -280,6 +280,8 @@ def submission_of(row: Row) -> Submission:
         user_metadata=row["user_metadata"],
         run_key=row["run_key"],
         batch_id=row["batch_id"],
+        # templates of batches that were made before there were policies have none
+        retry_policy=RetryPolicy.from_wire(row.get("retry_policy")),
     )
 
 
@@ -388,8 +390,8 @@ def cancel_topics(connection: Connection, done: Sequence[Transition | None]) -> 
     }
     if not wanted:
         return []
-    open_now = queue.open_attempts(connection)
-    return sorted({runner_topic(row["runner_id"]) for row in open_now if row["execution_id"] in wanted})
+    carriers = {queue.carrier_of(connection, execution_id) for execution_id in wanted}
+    return sorted(runner_topic(runner_id) for runner_id in carriers if runner_id is not None)
 
 
 def run_key_conflict(run_key: str, **holder: str) -> Conflict:

@@ -14,14 +14,14 @@ from rgrid_server.billing.charging import EndedAttempt, charge_attempt
 from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Assignment, AttemptId, InputFile, Outcome
+from rgrid_server.domain.choosing import Candidate, Capacity, Choice, Chooser, Room
 from rgrid_server.domain.execution import Refused
-from rgrid_server.domain.fairshare import FairShare, Flow
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
-from rgrid_server.errors import Conflict
-from rgrid_server.scheduler.choosing import Chooser, Room
+from rgrid_server.errors import Conflict, Superseded
+from rgrid_server.scheduler.choosing import Places, StoredQueue
 from rgrid_server.scheduler.transitions import apply_event, topics_of
-from rgrid_server.scheduler.wakeups import WORK, Wakeups, runner_topic
+from rgrid_server.scheduler.wakeups import WORK, Wakeups, room_topic, runner_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
 from rgrid_server.store import logs, queue
@@ -30,6 +30,8 @@ from rgrid_server.store.executions import Transition
 
 LEASE_MS = 30_000
 HEARTBEAT_MS = 10_000
+SEEN_WITHIN_MS = 60_000
+"""A runner that was heard of within this time may be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +45,30 @@ class AttemptLimits:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """A runner's offer to carry attempts."""
+    """A runner's offer to carry attempts; older runners name neither their life nor their memory."""
 
     runner_id: str
     free_cpus_milli: int
     free_slots: int
     wait_ms: int
     free_memory_mib: int | None = None
+    incarnation: str = ""
     known: frozenset[AttemptId] | None = None
     """What the runner has received and not yet ended; None of one that does not say."""
-    incarnation: str | None = None
-    """Which life of the runner asks: two may be there at once, as when its disk was copied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a runner is to do: new attempts with the specifications they share, and attempts to stop."""
+    """What a runner is to do: new attempts with the specifications they share, and attempts to stop.
+
+    ``lacks_room`` says that something was left that more room would have taken.
+    """
 
     attempts: list[Assignment]
     specifications: dict[str, dict[str, Any]]
     cancel: list[AttemptId]
     drain: bool = False
+    lacks_room: bool = False
 
 
 class Leases:
@@ -77,6 +82,7 @@ class Leases:
         book: Sequence[Price],
         engine: str,
         limits: AttemptLimits,
+        chooser: Chooser,
     ) -> None:
         self._database = database
         self._wakeups = wakeups
@@ -84,8 +90,8 @@ class Leases:
         self._book = book
         self._engine = engine
         self._limits = limits
-        self._chooser = Chooser(FairShare())
-        self._costs: dict[AttemptId, tuple[Flow, int, int]] = {}
+        self._chooser = chooser
+        self._places = Places()
         self.draining = False
 
     async def register(self, runner: Mapping[str, Any]) -> None:
@@ -100,6 +106,8 @@ class Leases:
             return [self._lose(connection, row, now) for row in lost]
 
         self._wake(await self._database.write(put))
+        # whoever still asks by this name from an earlier life hears at once that it is over
+        self._wakeups.wake([runner_topic(runner_id)])
 
     async def claim(self, request: ClaimRequest, is_gone: Callable[[], Awaitable[bool]]) -> Claimed:
         """Attempts for a runner, at once when there are any, else within its ``wait_ms``.
@@ -110,15 +118,23 @@ class Leases:
 
         Raises:
             Conflict: ``not_registered``.
+            Superseded: another runner goes by this name.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.wait_ms / 1000
-        with self._wakeups.watch(WORK, runner_topic(request.runner_id)) as watch:
+        room = room_topic(request.runner_id)
+        with (
+            self._wakeups.watch(WORK, room, runner_topic(request.runner_id)) as watch,
+            self._wakeups.watch(room) as more_room,
+        ):
             while True:
                 if await is_gone():
                     return Claimed([], {}, [])
                 claimed = await self._claim_now(request)
                 if claimed.attempts or claimed.cancel or self.draining:
+                    return claimed
+                if claimed.lacks_room and more_room.is_woken:
+                    # it has more than it said by now, so it had better say it again
                     return claimed
                 left = deadline - loop.time()
                 if left <= 0:
@@ -126,19 +142,19 @@ class Leases:
                 await watch.wait(min(left, await self._seconds_to_next_ready()))
 
     async def heartbeat(
-        self, runner_id: str, carried: Sequence[AttemptId]
+        self, runner_id: str, carried: Sequence[AttemptId], incarnation: str = ""
     ) -> tuple[list[AttemptId], list[AttemptId]]:
         """Extend the leases of what a runner carries; returns what it is to cancel and what it has lost.
 
         Raises:
             Conflict: ``not_registered``.
+            Superseded: another runner goes by this name.
         """
 
         def beat(connection: Connection) -> tuple[list[AttemptId], list[AttemptId]]:
             now = now_ms()
-            if queue.touch_runner(connection, runner_id, now) is None:
-                raise _not_registered(runner_id)
-            held = {_id(row) for row in queue.open_attempts(connection, runner_id=runner_id)}
+            _check_life(queue.touch_runner(connection, runner_id, now), runner_id, incarnation)
+            held = _held(connection, runner_id, incarnation)
             for item in carried:
                 if item in held:
                     queue.extend_lease(connection, item.execution_id, item.attempt, now + LEASE_MS)
@@ -147,13 +163,13 @@ class Leases:
 
         return await self._database.write(beat)
 
-    async def release(self, runner_id: str, handed_back: Sequence[AttemptId]) -> None:
+    async def release(self, runner_id: str, handed_back: Sequence[AttemptId], incarnation: str = "") -> None:
         """Queue attempts again that a runner will not finish."""
 
         def give_back(connection: Connection) -> list[Transition | None]:
             now = now_ms()
             store.lock_executions(connection, [item.execution_id for item in handed_back])
-            held = {_id(row) for row in queue.open_attempts(connection, runner_id=runner_id)}
+            held = _held(connection, runner_id, incarnation)
             done: list[Transition | None] = []
             for item in handed_back:
                 if item in held:
@@ -170,13 +186,17 @@ class Leases:
 
         self._wake(await self._database.write(give_back))
 
+    def look_again(self) -> None:
+        """Let whoever waits for work look again: limits have changed."""
+        self._wakeups.wake([WORK])
+
     async def runners(self) -> Sequence[Row]:
         """Every runner that ever registered."""
         return await self._database.read(queue.list_runners)
 
     async def any_open(self) -> bool:
         """Whether any attempt is being carried."""
-        return bool(await self._database.read(queue.open_attempts))
+        return await self._database.read(queue.any_open)
 
     async def extend_all(self) -> None:
         """Give every runner a whole lease: while the server was away none could keep its own."""
@@ -198,28 +218,50 @@ class Leases:
 
         self._wake(await self._database.write(take_back))
 
+    async def make_ready(self) -> None:
+        """Put into the queue what has waited out its backoff."""
+        next_ready = await self._database.read(queue.next_ready_at_ms)
+        if next_ready is not None and next_ready <= now_ms():
+            await self._database.write(lambda c: queue.make_ready(c, now_ms()))
+            self._wakeups.wake([WORK])
+
     async def _claim_now(self, request: ClaimRequest) -> Claimed:
         now = now_ms()
 
         def look(connection: Connection) -> bool:
+            _check_life(
+                queue.get_runner(connection, request.runner_id), request.runner_id, request.incarnation
+            )
             if request.free_slots > 0 and not self.draining:
                 carried = queue.open_attempts(connection, runner_id=request.runner_id)
-                if _undelivered(carried, request) or queue.any_ready(connection, now):
+                next_ready = queue.next_ready_at_ms(connection)
+                is_due = next_ready is not None and next_ready <= now
+                if is_due or queue.any_ready(connection) or _undelivered(carried, request):
                     return True
             return bool(queue.cancel_requests(connection, request.runner_id))
 
         if not await self._database.read(look):
             return Claimed([], {}, [], drain=self.draining)
-        return await self._database.write(lambda c: self._claim(c, request))
+        made: list[Choice] = []
 
-    def _claim(self, connection: Connection, request: ClaimRequest) -> Claimed:
+        def claim(connection: Connection) -> Claimed:
+            # what an earlier run of this operation chose was undone with it
+            while made:
+                self._chooser.undo(made.pop())
+            return self._claim(connection, request, made)
+
+        try:
+            return await self._database.write(claim)
+        except Exception:
+            for choice in made:
+                self._chooser.undo(choice)
+            raise
+
+    def _claim(self, connection: Connection, request: ClaimRequest, made: list[Choice]) -> Claimed:
         now = now_ms()
-        runner = queue.touch_runner(connection, request.runner_id, now)
-        if runner is None:
-            raise _not_registered(request.runner_id)
-        if request.incarnation is not None:
-            # it need not be the one that registered last
-            runner = {**runner, "incarnation": request.incarnation}
+        runner = _check_life(
+            queue.touch_runner(connection, request.runner_id, now), request.runner_id, request.incarnation
+        )
         cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
         if self.draining or request.free_slots <= 0:
             return Claimed([], {}, cancel, drain=self.draining)
@@ -230,19 +272,14 @@ class Leases:
             carried = queue.open_attempts(connection, runner_id=request.runner_id)
             undelivered = _undelivered(carried, request)[: request.free_slots]
         assignments = [self._deliver_again(connection, row, now) for row in undelivered]
-        room = Room(
-            slots=request.free_slots - len(assignments),
-            cpus_milli=request.free_cpus_milli - sum(item.cpus_milli for item in assignments),
-            memory_mib=None
-            if request.free_memory_mib is None
-            else request.free_memory_mib - sum(item.memory_mib for item in assignments),
-            is_idle=not carried,
-        )
-        chosen = self._chooser.choose(connection, room, now)
+        queue.make_ready(connection, now)
+        room = _room(connection, request, runner, assignments, is_idle=not carried, now=now)
+        choice = self._chooser.choose(StoredQueue(connection, self._places, room.slots, now), room, now)
+        made.append(choice)
         # batch by batch in one order, so that two claims at once do not wait for each other
-        for row in sorted(chosen, key=_by_batch):
-            self._open(connection, row["execution_id"], runner, now)
-        assignments += [self._assignment(connection, row["execution_id"]) for row in chosen]
+        for candidate in sorted(choice.taken, key=_batch_order):
+            if self._open(connection, candidate.execution_id, runner, now):
+                assignments.append(self._assignment(connection, candidate.execution_id))
         wanted = sorted({item.specification for item in assignments})
         specifications = {
             row["specification_id"]: {
@@ -253,24 +290,32 @@ class Leases:
             }
             for row in queue.get_specifications(connection, wanted)
         }
-        return Claimed(assignments, specifications, cancel)
+        return Claimed(assignments, specifications, cancel, lacks_room=choice.lacks_room)
 
-    def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> None:
-        """Make the next attempt of an execution that was chosen, and give its lease to a runner."""
-        done = apply_event(connection, execution_id, lambda state: rules.claim(state, now), now)
-        if done is not None:
-            queue.open_attempt(
-                connection,
-                {
-                    "execution_id": execution_id,
-                    "attempt": done.after.attempt,
-                    "tenant_id": done.tenant_id,
-                    "runner_id": runner["runner_id"],
-                    "incarnation": runner["incarnation"],
-                    "claimed_at_ms": now,
-                    "lease_expires_at_ms": now + LEASE_MS,
-                },
-            )
+    def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> bool:
+        """Make the next attempt of an execution that was chosen, and give its lease to a runner.
+
+        Returns whether there is one now: where the clock was set back it is claimed when that has passed.
+        """
+        try:
+            done = apply_event(connection, execution_id, lambda state: rules.claim(state, now), now)
+        except Refused:
+            return False
+        if done is None:
+            return False
+        queue.open_attempt(
+            connection,
+            {
+                "execution_id": execution_id,
+                "attempt": done.after.attempt,
+                "tenant_id": done.tenant_id,
+                "runner_id": runner["runner_id"],
+                "incarnation": runner["incarnation"],
+                "claimed_at_ms": now,
+                "lease_expires_at_ms": now + LEASE_MS,
+            },
+        )
+        return True
 
     def _deliver_again(self, connection: Connection, attempt: Row, now: int) -> Assignment:
         """Hand over what was claimed before, by an answer that never arrived."""
@@ -353,7 +398,7 @@ def _undelivered(carried: Sequence[Row], request: ClaimRequest) -> list[Row]:
     return [
         row
         for row in carried
-        if _id(row) not in request.known and request.incarnation in {None, row["incarnation"]}
+        if _id(row) not in request.known and request.incarnation in {"", row["incarnation"]}
     ]
 
 
@@ -361,9 +406,57 @@ def _id(row: Row) -> AttemptId:
     return AttemptId(row["execution_id"], row["attempt"])
 
 
-def _by_batch(row: Row) -> tuple[str, str, int]:
-    return row["tenant_id"], row["flow"], row["sequence"]
+def _held(connection: Connection, runner_id: str, incarnation: str) -> set[AttemptId]:
+    """The attempts that a runner carries in this life of it."""
+    rows = queue.open_attempts(connection, runner_id=runner_id, incarnation=incarnation or None)
+    return {_id(row) for row in rows}
 
 
-def _not_registered(runner_id: str) -> Conflict:
-    return Conflict("not_registered", f"the runner {runner_id} is not registered; register first")
+def _check_life(runner: Row | None, runner_id: str, incarnation: str) -> Row:
+    """Make sure that a runner is the one that was registered last by its name.
+
+    Raises:
+        Conflict: ``not_registered``.
+        Superseded: another one is.
+    """
+    if runner is None:
+        raise Conflict("not_registered", f"the runner {runner_id} is not registered; register first")
+    if incarnation and runner["incarnation"] != incarnation:
+        raise Superseded(
+            f"another runner has registered as {runner_id}, on {runner['hostname']}; this one has lost what "
+            "it carried and is to end; give each runner a data directory of its own"
+        )
+    return runner
+
+
+def _room(
+    connection: Connection,
+    request: ClaimRequest,
+    runner: Row,
+    delivered: Sequence[Assignment],
+    *,
+    is_idle: bool,
+    now: int,
+) -> Room:
+    """What a runner offers, but for what it is handed over again."""
+    memory_mib = request.free_memory_mib
+    others = queue.list_runners(connection, now - SEEN_WITHIN_MS)
+    return Room(
+        runner_id=request.runner_id,
+        slots=request.free_slots - len(delivered),
+        free=Capacity(
+            request.free_cpus_milli - sum(item.cpus_milli for item in delivered),
+            None if memory_mib is None else memory_mib - sum(item.memory_mib for item in delivered),
+        ),
+        whole=_capacity(runner),
+        is_idle=is_idle,
+        others=[_capacity(other) for other in others if other["runner_id"] != request.runner_id],
+    )
+
+
+def _capacity(runner: Row) -> Capacity:
+    return Capacity(runner["slots"] * 1000, runner["memory_mib"])
+
+
+def _batch_order(candidate: Candidate) -> tuple[str, str, int]:
+    return (*candidate.flow, candidate.sequence)

@@ -12,14 +12,16 @@ from rgrid_server.billing.charging import EndedAttempt, charge_attempt
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import LogChunk, Report
+from rgrid_server.domain.choosing import Chooser
 from rgrid_server.domain.execution import Ending, Refused, RefusedReason, Status
+from rgrid_server.domain.fairshare import Flow
 from rgrid_server.domain.filenames import why_not_a_name
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.text import without_nul
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.uploads import Received, add_received
-from rgrid_server.scheduler.wakeups import Wakeups, log_topic
+from rgrid_server.scheduler.wakeups import Wakeups, log_topic, room_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
 from rgrid_server.store import logs, queue
@@ -49,13 +51,20 @@ class Reports:
     """Takes in what attempts leave, once, under their numbers."""
 
     def __init__(
-        self, database: Database, wakeups: Wakeups, signer: Signer, book: Sequence[Price], engine: str
+        self,
+        database: Database,
+        wakeups: Wakeups,
+        signer: Signer,
+        book: Sequence[Price],
+        engine: str,
+        chooser: Chooser,
     ) -> None:
         self._database = database
         self._wakeups = wakeups
         self._signer = signer
         self._book = book
         self._engine = engine
+        self._chooser = chooser
 
     async def append_logs(self, sent: Sequence[SentChunk]) -> list[Verdict]:
         """Keep log chunks; one whose beginning is stored already is a duplicate."""
@@ -83,13 +92,17 @@ class Reports:
             host_of: the host names of runners, for showing where an execution ran.
         """
         topics: list[str] = []
+        durations: list[tuple[Flow, int]] = []
 
         def end(connection: Connection) -> list[Verdict]:
             topics.clear()
+            durations.clear()
             store.lock_executions(connection, [report.execution_id for report in reports])
-            return [self._end(connection, report, received, host_of, topics) for report in reports]
+            return [self._end(connection, report, received, host_of, topics, durations) for report in reports]
 
         verdicts = await self._database.write(end)
+        for flow, duration_ms in durations:
+            self._chooser.learn(flow, duration_ms)
         self._wakeups.wake(topics)
         return verdicts
 
@@ -101,7 +114,8 @@ class Reports:
             return Verdict.STALE
         if not sent.chunk.entries:
             return Verdict.DUPLICATE
-        fresh = logs.append_chunk(connection, sent.execution_id, sent.attempt, sent.chunk)
+        chunk = sent.chunk.within(row["started_at_ms"], now_ms())
+        fresh = logs.append_chunk(connection, sent.execution_id, sent.attempt, chunk)
         return Verdict.ACCEPTED if fresh else Verdict.DUPLICATE
 
     def _end(
@@ -111,6 +125,7 @@ class Reports:
         received: Mapping[str, Received],
         host_of: Mapping[str, str],
         topics: list[str],
+        durations: list[tuple[Flow, int]],
     ) -> Verdict:
         if not self._signer.is_attempt_token(report.token, report.execution_id, report.attempt):
             return Verdict.STALE
@@ -138,7 +153,8 @@ class Reports:
         if len(sizes) < len(hashes):
             return Verdict.BLOBS_MISSING
         if report.log is not None and report.log.entries:
-            logs.append_chunk(connection, report.execution_id, report.attempt, report.log)
+            chunk = report.log.within(execution["started_at_ms"], now)
+            logs.append_chunk(connection, report.execution_id, report.attempt, chunk)
         done = apply_event(
             connection, report.execution_id, lambda state: rules.end(state, report.attempt, ending, now), now
         )
@@ -193,5 +209,7 @@ class Reports:
             )
         if execution["batch_id"] is not None and nanos:
             store.charge_batch(connection, tenant_id, execution["batch_id"], nanos)
-        topics.extend([*topics_of(done), log_topic(report.execution_id)])
+        if rules.is_charged(report.outcome):
+            durations.append((Flow(tenant_id, execution["batch_id"] or ""), ending.duration_ms))
+        topics.extend([*topics_of(done), log_topic(report.execution_id), room_topic(attempt["runner_id"])])
         return Verdict.ACCEPTED

@@ -24,6 +24,7 @@ async def sweep(
             # by one time, which was looked at: a clock that is set meanwhile ends nothing
             now = await clock.look()
             await leases.expire(now)
+            await leases.make_ready()
             await executions.expire_inputs(now)
         except StorageError as error:
             log.warning("the sweep could not write: %s", error)

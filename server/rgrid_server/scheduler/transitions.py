@@ -43,7 +43,7 @@ def topics_of(done: Transition | None) -> list[str]:
         # followers of its log wait for the end too
         topics.append(log_topic(done.execution_id))
     becomes_ready = done.after.status is Status.QUEUED and done.after.ready_at_ms is not None
-    if becomes_ready or (done.before.status is Status.RUNNING and done.batch_id is not None):
-        # the end of one of a batch makes room in its parallelism
+    if becomes_ready or (done.before.status is Status.RUNNING and done.changed_status):
+        # the end of one makes room within what its tenant and its batch may run at once
         topics.append(WORK)
     return topics

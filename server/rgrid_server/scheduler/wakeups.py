@@ -35,6 +35,11 @@ def runner_topic(runner_id: str) -> str:
     return f"runner:{runner_id}"
 
 
+def room_topic(runner_id: str) -> str:
+    """A runner has more room than when it asked for work."""
+    return f"room:{runner_id}"
+
+
 RELOOK_SECONDS = 15.0
 """So often those who wait look again where a wake may be lost."""
 WORK_RELOOK_SECONDS = 2.0
@@ -51,6 +56,11 @@ class Watch:
     def wake(self) -> None:
         """End the wait, or the next one."""
         self._event.set()
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether there was a wake since the last wait."""
+        return self._event.is_set()
 
     async def wait(self, seconds: float) -> bool:
         """Wait for a wake since the last wait; returns whether to look again within ``seconds``."""

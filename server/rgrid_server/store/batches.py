@@ -21,7 +21,6 @@ _BATCH = Prepared(
     )
 )
 
-
 _LOCKED = Prepared(
     select(batches)
     .where(batches.c.tenant_id == bindparam("tenant_id"), batches.c.batch_id == bindparam("batch_id"))

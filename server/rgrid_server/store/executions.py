@@ -11,11 +11,12 @@ from sqlalchemy import Integer, String, bindparam, insert, literal_column, selec
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
+from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import Submission
 from rgrid_server.domain.text import NUL
 from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, all_rows
-from rgrid_server.store.tables import attempts, batches, events, executions, metadata_index, specifications
+from rgrid_server.store.tables import batches, events, executions, metadata_index, specifications
 
 MAX_INDEXED_CHARS = 256
 STATE_FIELDS = tuple(field.name for field in fields(State))
@@ -232,7 +233,10 @@ def lookup_executions(connection: Connection, tenant_id: str, ids: Sequence[str]
 
 def get_state(row: Row | Mapping[str, Any]) -> State:
     """The state that a row says."""
-    return State(**{name: row[name] for name in STATE_FIELDS} | {"status": Status(row["status"])})
+    return State(
+        **{name: row[name] for name in STATE_FIELDS}
+        | {"status": Status(row["status"]), "retry_policy": RetryPolicy.from_wire(row["retry_policy"])}
+    )
 
 
 def transition(
@@ -254,6 +258,8 @@ def transition(
     changes = {
         name: getattr(after, name) for name in STATE_FIELDS if getattr(after, name) != getattr(before, name)
     }
+    if "ready_at_ms" in changes and after.ready_at_ms is not None:
+        changes["backoff_until_ms"] = after.ready_at_ms if after.ready_at_ms > now_ms else None
     if changes:
         _changing(tuple(changes)).run(connection, changed_id=execution_id, **changes)
     if done.changed_status:
@@ -305,15 +311,6 @@ def recent_durations_ms(
     return [row["duration_ms"] for row in rows]
 
 
-def any_unfinished(connection: Connection) -> bool:
-    """Whether any execution is ready or carried; those that still wait for files are not counted."""
-    ready = select(executions.c.sequence).where(
-        executions.c.status == Status.QUEUED.value, executions.c.ready_at_ms.is_not(None)
-    )
-    carried = select(attempts.c.attempt).where(attempts.c.ended_at_ms.is_(None))
-    return any(connection.execute(query.limit(1)).first() is not None for query in (ready, carried))
-
-
 def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Sequence[Row]:
     """Executions whose files should have arrived by now."""
     query = (
@@ -348,7 +345,7 @@ def _counting(columns: tuple[str, ...]) -> Prepared:
     )
 
 
-_DEFAULTS = {"script_retry_count": 0, "output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
+_DEFAULTS = {"output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
 _UNSET: dict[str, Any] = {
     column.name: None for column in executions.c if column.name not in {"sequence", *_DEFAULTS}
 }
@@ -363,6 +360,7 @@ def _row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
         | {name: getattr(state, name) for name in STATE_FIELDS}
         | {
             "status": state.status.value,
+            "retry_policy": None if state.retry_policy is None else state.retry_policy.to_wire(),
             "execution_id": item.execution_id,
             "tenant_id": tenant_id,
             "specification_id": item.specification_id,

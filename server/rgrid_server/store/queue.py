@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import (
     Integer,
-    String,
     and_,
     bindparam,
     delete,
@@ -15,7 +14,6 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.engine import Connection
@@ -30,6 +28,10 @@ _IS_READY = and_(
     # as the index has it, to the letter
     executions.c.status == literal_column("'queued'"),
     executions.c.ready_at_ms.is_not(None),
+    executions.c.backoff_until_ms.is_(None),
+)
+_WAITS_OUT = and_(
+    executions.c.status == literal_column("'queued'"), executions.c.backoff_until_ms.is_not(None)
 )
 _NEXT_RANK = Prepared(
     select(executions.c.queue_rank)
@@ -37,26 +39,27 @@ _NEXT_RANK = Prepared(
     .order_by(executions.c.queue_rank)
     .limit(1)
 )
-_NEXT_FLOW = Prepared(
-    select(executions.c.tenant_id, executions.c.flow)
-    .where(
-        _IS_READY,
-        executions.c.queue_rank == bindparam("rank"),
-        tuple_(executions.c.tenant_id, executions.c.flow)
-        > tuple_(bindparam("tenant_id", type_=String), bindparam("flow", type_=String)),
-    )
-    .order_by(executions.c.tenant_id, executions.c.flow)
+_OF_RANK = select(executions.c.tenant_id, executions.c.flow, executions.c.sequence).where(
+    _IS_READY, executions.c.queue_rank == bindparam("rank")
+)
+_NEXT_TENANT = Prepared(
+    _OF_RANK.where(executions.c.tenant_id > bindparam("after"))
+    .order_by(executions.c.tenant_id, executions.c.flow, executions.c.sequence)
     .limit(1)
 )
+_OF_TENANT = (
+    _OF_RANK.where(executions.c.tenant_id == bindparam("tenant_id"))
+    .order_by(executions.c.flow, executions.c.sequence)
+    .limit(1)
+)
+_FIRST_FLOW = Prepared(_OF_TENANT)
+_NEXT_FLOW = Prepared(_OF_TENANT.where(executions.c.flow > bindparam("after")))
 _HEADS = Prepared(
     select(
         executions.c.sequence,
         executions.c.execution_id,
-        executions.c.tenant_id,
-        executions.c.flow,
         executions.c.cpus_milli,
         executions.c.memory_mib,
-        executions.c.ready_at_ms,
     )
     .where(
         _IS_READY,
@@ -64,23 +67,48 @@ _HEADS = Prepared(
         executions.c.tenant_id == bindparam("tenant_id"),
         executions.c.flow == bindparam("flow"),
         executions.c.sequence > bindparam("after"),
+        # false only where the clock was set back
         executions.c.ready_at_ms <= bindparam("now_ms"),
     )
     .order_by(executions.c.sequence)
     .limit(bindparam("max_rows", type_=Integer))
     .with_for_update(skip_locked=True)
 )
-_NEXT_READY = Prepared(select(func.min(executions.c.ready_at_ms)).where(_IS_READY))
 _ANY_READY = Prepared(
     select(executions.c.sequence)
-    .where(_IS_READY, executions.c.ready_at_ms <= bindparam("now_ms"))
+    .where(_IS_READY)
     .order_by(executions.c.queue_rank, executions.c.tenant_id, executions.c.flow, executions.c.sequence)
     .limit(1)
 )
-_RUNNING_BY_TENANT = Prepared(
-    select(attempts.c.tenant_id, func.count().label("running"))
-    .where(attempts.c.ended_at_ms.is_(None))
-    .group_by(attempts.c.tenant_id)
+_NEXT_READY = Prepared(
+    select(executions.c.backoff_until_ms).where(_WAITS_OUT).order_by(executions.c.backoff_until_ms).limit(1)
+)
+_WAITED_OUT = Prepared(
+    select(executions.c.execution_id)
+    .where(_WAITS_OUT, executions.c.backoff_until_ms <= bindparam("now_ms"))
+    .order_by(executions.c.backoff_until_ms)
+    .limit(bindparam("max_rows", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+_MAKE_READY = Prepared(
+    update(executions).where(executions.c.execution_id == bindparam("ready_id")),
+    ["ready_id", "backoff_until_ms"],
+)
+_RUNNING_OF = Prepared(
+    select(func.count())
+    .select_from(attempts)
+    .where(attempts.c.tenant_id == bindparam("tenant_id"), attempts.c.ended_at_ms.is_(None))
+)
+_ANY_OPEN = Prepared(select(attempts.c.attempt).where(attempts.c.ended_at_ms.is_(None)).limit(1))
+_ANY_OPEN_OF_RUNNER = Prepared(
+    select(attempts.c.attempt)
+    .where(attempts.c.ended_at_ms.is_(None), attempts.c.runner_id == bindparam("runner_id"))
+    .limit(1)
+)
+_CARRIER = Prepared(
+    select(attempts.c.runner_id).where(
+        attempts.c.execution_id == bindparam("execution_id"), attempts.c.ended_at_ms.is_(None)
+    )
 )
 _OPEN = Prepared(
     insert(attempts),
@@ -102,6 +130,13 @@ _OPEN_ATTEMPT = Prepared(
         attempts.c.ended_at_ms.is_(None),
     )
     .with_for_update()
+)
+_TENANT_OF_ATTEMPT = Prepared(
+    select(attempts.c.tenant_id).where(
+        attempts.c.execution_id == bindparam("execution_id"),
+        attempts.c.attempt == bindparam("attempt"),
+        attempts.c.ended_at_ms.is_(None),
+    )
 )
 _CLOSE = Prepared(
     update(attempts).where(
@@ -145,9 +180,12 @@ def _putting_runner(insert: Upsert) -> ClauseElement:
 
 _PUT_RUNNER = Prepared(_putting_runner, _RUNNER_COLUMNS)
 _RUNNER = Prepared(select(runners).where(runners.c.runner_id == bindparam("runner_id")))
-
+_RUNNERS = Prepared(
+    select(runners).where(runners.c.seen_at_ms >= bindparam("seen_since_ms")).order_by(runners.c.runner_id)
+)
 
 LEAST_RANK = -(10**9)
+MAX_MADE_READY = 500
 
 
 def next_rank(connection: Connection, after: int | None) -> int | None:
@@ -156,19 +194,20 @@ def next_rank(connection: Connection, after: int | None) -> int | None:
     return found
 
 
-def flows_of_rank(connection: Connection, rank: int, after: Flow, limit: int) -> list[Flow]:
-    """Flows of a rank with something ready, in order of their names, those after one.
+def next_tenant(connection: Connection, rank: int, after: str) -> Row | None:
+    """The tenant that comes after one and has something of a rank ready, with the oldest of its first flow.
 
-    A loose index scan: each step seeks the next flow, over however many executions there are between.
+    One seek in the index, over however many executions there are between: with the next ones it makes a
+    loose index scan.
     """
-    flows: list[Flow] = []
-    while len(flows) < limit:
-        row = _NEXT_FLOW.first(connection, rank=rank, tenant_id=after.tenant_id, flow=after.batch_id)
-        if row is None:
-            break
-        after = Flow(row["tenant_id"], row["flow"])
-        flows.append(after)
-    return flows
+    return _NEXT_TENANT.first(connection, rank=rank, after=after)
+
+
+def next_flow(connection: Connection, rank: int, tenant_id: str, after: str | None) -> Row | None:
+    """The flow of a tenant that comes after one, None for the first, with its oldest; one seek as well."""
+    if after is None:
+        return _FIRST_FLOW.first(connection, rank=rank, tenant_id=tenant_id)
+    return _NEXT_FLOW.first(connection, rank=rank, tenant_id=tenant_id, after=after)
 
 
 def heads(connection: Connection, rank: int, flow: Flow, after: int, now_ms: int, limit: int) -> list[Row]:
@@ -187,14 +226,14 @@ def heads(connection: Connection, rank: int, flow: Flow, after: int, now_ms: int
     )
 
 
-def any_ready(connection: Connection, now_ms: int) -> bool:
-    """Whether anything may be claimed now, parallelism and limits aside."""
-    return _ANY_READY.first(connection, now_ms=now_ms) is not None
+def any_ready(connection: Connection) -> bool:
+    """Whether anything may be claimed, parallelism and limits aside."""
+    return _ANY_READY.first(connection) is not None
 
 
-def running_by_tenant(connection: Connection) -> dict[str, int]:
-    """How many attempts each tenant has that have not ended."""
-    return {row["tenant_id"]: row["running"] for row in _RUNNING_BY_TENANT.all(connection)}
+def running_of(connection: Connection, tenant_id: str) -> int:
+    """How many attempts a tenant has that have not ended."""
+    return int(_RUNNING_OF.scalar(connection, tenant_id=tenant_id))
 
 
 def next_ready_at_ms(connection: Connection) -> int | None:
@@ -203,9 +242,43 @@ def next_ready_at_ms(connection: Connection) -> int | None:
     return found
 
 
+def make_ready(connection: Connection, now_ms: int, limit: int = MAX_MADE_READY) -> int:
+    """Put those into the queue that have waited out their backoff; returns how many."""
+    due = _WAITED_OUT.all(connection, now_ms=now_ms, max_rows=limit)
+    if due:
+        _MAKE_READY.run_many(
+            connection, [{"ready_id": row["execution_id"], "backoff_until_ms": None} for row in due]
+        )
+    return len(due)
+
+
+def any_open(connection: Connection, runner_id: str | None = None) -> bool:
+    """Whether any attempt has not ended, of one runner or at all."""
+    if runner_id is None:
+        return _ANY_OPEN.first(connection) is not None
+    return _ANY_OPEN_OF_RUNNER.first(connection, runner_id=runner_id) is not None
+
+
+def any_unfinished(connection: Connection) -> bool:
+    """Whether any execution is to be carried or is; those that still wait for files are not counted."""
+    return any_ready(connection) or any_open(connection) or next_ready_at_ms(connection) is not None
+
+
+def carrier_of(connection: Connection, execution_id: str) -> str | None:
+    """The runner that carries an execution."""
+    found: str | None = _CARRIER.scalar(connection, execution_id=execution_id)
+    return found
+
+
 def open_attempt(connection: Connection, values: dict[str, Any]) -> None:
     """Record an attempt and its lease, in the transaction of its claim."""
     _OPEN.run(connection, **values)
+
+
+def tenant_of_attempt(connection: Connection, execution_id: str, attempt: int) -> str | None:
+    """Whose an attempt is; None when it has ended."""
+    found: str | None = _TENANT_OF_ATTEMPT.scalar(connection, execution_id=execution_id, attempt=attempt)
+    return found
 
 
 def close_attempt(
@@ -229,13 +302,16 @@ def open_attempts(
     connection: Connection,
     *,
     runner_id: str | None = None,
+    incarnation: str | None = None,
     other_incarnation: str | None = None,
     expired_by_ms: int | None = None,
 ) -> Sequence[Row]:
-    """Attempts that have not ended: of a runner, of its other incarnations, or with expired leases."""
+    """Attempts that have not ended: of a runner, of one or the others of its lives, or of expired leases."""
     query = select(attempts).where(attempts.c.ended_at_ms.is_(None))
     if runner_id is not None:
         query = query.where(attempts.c.runner_id == runner_id)
+    if incarnation is not None:
+        query = query.where(attempts.c.incarnation == incarnation)
     if other_incarnation is not None:
         query = query.where(attempts.c.incarnation != other_incarnation)
     if expired_by_ms is not None:
@@ -279,7 +355,11 @@ def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> Row | N
     return _RUNNER.first(connection, runner_id=runner_id)
 
 
+def get_runner(connection: Connection, runner_id: str) -> Row | None:
+    """What a runner said of itself; None when it never registered."""
+    return _RUNNER.first(connection, runner_id=runner_id)
+
+
 def list_runners(connection: Connection, seen_since_ms: int = 0) -> Sequence[Row]:
     """Runners that were heard of since a time."""
-    query = select(runners).where(runners.c.seen_at_ms >= seen_since_ms).order_by(runners.c.runner_id)
-    return all_rows(connection, query)
+    return _RUNNERS.all(connection, seen_since_ms=seen_since_ms)

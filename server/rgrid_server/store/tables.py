@@ -117,6 +117,8 @@ executions = Table(
     Column("status", String, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("ready_at_ms", BigInteger),
+    # set while it waits out a backoff, and taken away when that is over: what is ready has none
+    Column("backoff_until_ms", BigInteger),
     Column("attempt", Integer, nullable=False),
     Column("retry_count", Integer, nullable=False),
     Column("max_retries", Integer, nullable=False),
@@ -177,8 +179,14 @@ executions = Table(
         "tenant_id",
         "flow",
         "sequence",
-        sqlite_where=text("status = 'queued' AND ready_at_ms IS NOT NULL"),
-        postgresql_where=text("status = 'queued' AND ready_at_ms IS NOT NULL"),
+        sqlite_where=text("status = 'queued' AND ready_at_ms IS NOT NULL AND backoff_until_ms IS NULL"),
+        postgresql_where=text("status = 'queued' AND ready_at_ms IS NOT NULL AND backoff_until_ms IS NULL"),
+    ),
+    Index(
+        "ix_executions_backoff",
+        "backoff_until_ms",
+        sqlite_where=text("status = 'queued' AND backoff_until_ms IS NOT NULL"),
+        postgresql_where=text("status = 'queued' AND backoff_until_ms IS NOT NULL"),
     ),
     Index(
         "ix_executions_inputs_due",
@@ -221,6 +229,18 @@ attempts = Table(
     Index(
         "ix_attempts_open",
         "lease_expires_at_ms",
+        sqlite_where=text("ended_at_ms IS NULL"),
+        postgresql_where=text("ended_at_ms IS NULL"),
+    ),
+    Index(
+        "ix_attempts_open_runner",
+        "runner_id",
+        sqlite_where=text("ended_at_ms IS NULL"),
+        postgresql_where=text("ended_at_ms IS NULL"),
+    ),
+    Index(
+        "ix_attempts_open_tenant",
+        "tenant_id",
         sqlite_where=text("ended_at_ms IS NULL"),
         postgresql_where=text("ended_at_ms IS NULL"),
     ),

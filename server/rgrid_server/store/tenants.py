@@ -87,20 +87,29 @@ def set_monthly_limit(connection: Connection, tenant_id: str, limit_micros: int 
     )
 
 
-_LIMITS = Prepared(
-    select(tenants.c.tenant_id, tenants.c.max_running)
-    .where(tenants.c.max_running.is_not(None))
-    .order_by(tenants.c.tenant_id)
+_LIMITED = Prepared(
+    select(tenants.c.max_running)
+    .where(tenants.c.tenant_id == bindparam("tenant_id"), tenants.c.max_running.is_not(None))
     .with_for_update()
 )
 
 
-def running_limits(connection: Connection) -> dict[str, int]:
-    """How much each tenant may run at once, of those that have a limit.
+def hold_limited(connection: Connection, tenant_ids: Sequence[str]) -> None:
+    """Hold those of some tenants that have a limit on what they run, until the transaction ends.
 
-    They are held until the transaction ends: two claims at once must not both see the last place free.
+    All at once and in one order, so that two claims do not wait for each other.
     """
-    return {row["tenant_id"]: row["max_running"] for row in _LIMITS.all(connection)}
+    if connection.dialect.name != "sqlite":
+        query = select(tenants.c.tenant_id).where(
+            tenants.c.tenant_id.in_(tenant_ids), tenants.c.max_running.is_not(None)
+        )
+        all_rows(connection, query.order_by(tenants.c.tenant_id).with_for_update())
+
+
+def lock_running_limit(connection: Connection, tenant_id: str) -> int | None:
+    """How much a tenant may run at once, None where it has no limit; a limited one is held."""
+    found: int | None = _LIMITED.scalar(connection, tenant_id=tenant_id)
+    return found
 
 
 def set_max_running(connection: Connection, tenant_id: str, max_running: int | None) -> bool:

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Outcome
 from rgrid_server.domain.execution import Ending, Refused, RefusedReason, State, Status
+from rgrid_server.domain.retries import CAUSES, RetryPolicy
 
 OUTCOMES = st.sampled_from(list(Outcome))
 
@@ -103,6 +104,95 @@ def test_only_what_has_ended_can_be_acknowledged() -> None:
     assert refused.value.reason is RefusedReason.NOT_FINISHED
 
 
+FAILURES = [
+    (Outcome.EXITED, 3, "exit_code"),
+    (Outcome.SIGNALED, 139, "signal"),
+    (Outcome.TIMED_OUT, 124, "timed_out"),
+    (Outcome.OUT_OF_MEMORY, 137, "out_of_memory"),
+]
+
+
+def running_with(policy: RetryPolicy) -> State:
+    """An execution with a policy, whose first attempt is carried."""
+    return rules.claim(rules.submit(0, inputs_are_here=True, retry_policy=policy), 10)
+
+
+@pytest.mark.parametrize(("outcome", "exit_code", "cause"), FAILURES)
+@pytest.mark.parametrize("named", CAUSES)
+def test_a_failure_is_tried_again_where_the_policy_names_it(
+    outcome: Outcome, exit_code: int, cause: str, named: str
+) -> None:
+    ended = rules.end(
+        running_with(RetryPolicy(1, on=(named,), backoff_seconds=2)), 1, ending(outcome, exit_code), 20
+    )
+    if cause == named:
+        assert (ended.status, ended.ready_at_ms, ended.script_retry_count) == (Status.QUEUED, 2020, 1)
+        assert (ended.exit_code, ended.error_code, ended.duration_ms) == (None, None, None)
+    else:
+        assert (ended.status, ended.error_code) == (Status.FAILED, cause)
+
+
+def test_only_the_named_exit_codes_are_tried_again() -> None:
+    state = running_with(RetryPolicy(1, exit_codes=(75,)))
+    assert rules.end(state, 1, ending(Outcome.EXITED, 75), 20).status is Status.QUEUED
+    assert rules.end(state, 1, ending(Outcome.EXITED, 74), 20).status is Status.FAILED
+    assert rules.end(state, 1, ending(Outcome.SIGNALED, 139), 20).status is Status.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        (ending(Outcome.EXITED, 0), Status.COMPLETED),
+        (ending(Outcome.CANCELED, 143), Status.CANCELED),
+        (ending(Outcome.REJECTED, None), Status.FAILED),
+        (Ending(Outcome.EXITED, 0, 5, error_code="output_limit", error_message="too much"), Status.FAILED),
+    ],
+)
+def test_what_is_no_failure_of_the_script_is_never_tried_again_by_policy(
+    told: Ending, status: Status
+) -> None:
+    assert rules.end(running_with(RetryPolicy(20)), 1, told, 20).status is status
+
+
+def test_the_last_attempt_decides() -> None:
+    state = running_with(RetryPolicy(2, backoff_seconds=0))
+    for attempt, exit_code in ((1, 3), (2, 4)):
+        state = rules.claim(rules.end(state, attempt, ending(Outcome.EXITED, exit_code), 20), 20)
+    failed = rules.end(state, 3, ending(Outcome.EXITED, 5), 30)
+    assert (failed.status, failed.exit_code, failed.attempt) == (Status.FAILED, 5, 3)
+    assert rules.end(state, 3, ending(Outcome.EXITED, 0), 30).status is Status.COMPLETED
+
+
+def test_the_scripts_retries_and_the_grids_do_not_use_each_other_up() -> None:
+    state = running_with(RetryPolicy(1, backoff_seconds=0))
+    state = rules.claim(rules.end(state, 1, ending(Outcome.EXITED, 1), 20), 20)
+    for attempt in (2, 3):
+        state = rules.expire_lease(state, attempt, 30)
+        state = rules.claim(state, state.ready_at_ms or 0)
+    assert (state.retry_count, state.script_retry_count) == (2, 1)
+    assert rules.expire_lease(state, 4, 10**6).error_code == "attempts_exhausted"
+    assert rules.end(state, 4, ending(Outcome.EXITED, 1), 10**6).error_code == "exit_code"
+
+
+def test_a_failure_of_what_is_to_be_canceled_is_not_tried_again() -> None:
+    wanted = rules.request_cancel(running_with(RetryPolicy(5)), 15)
+    assert rules.end(wanted, 1, ending(Outcome.EXITED, 1), 20).status is Status.FAILED
+
+
+@given(
+    st.floats(0, 86_400),
+    st.floats(1, 100),
+    st.floats(0, 86_400),
+    st.integers(1, 20),
+)
+def test_a_policys_pauses_grow_up_to_the_longest(
+    first: float, factor: float, most: float, retry: int
+) -> None:
+    policy = RetryPolicy(20, backoff_seconds=first, backoff_factor=factor, max_backoff_seconds=most)
+    assert 0 <= policy.backoff_ms(retry) <= policy.backoff_ms(retry + 1) <= round(most * 1000)
+    assert policy.backoff_ms(1) == round(min(first, most) * 1000)
+
+
 @given(st.integers(min_value=1, max_value=100))
 def test_backoff_grows_up_to_a_minute(retry_count: int) -> None:
     assert rules.retry_backoff_ms(retry_count) <= rules.retry_backoff_ms(retry_count + 1) <= 60_000
@@ -111,11 +201,24 @@ def test_backoff_grows_up_to_a_minute(retry_count: int) -> None:
 class Sequences(RuleBasedStateMachine):
     """Any events in any order: what is terminal stays, numbers only grow, one report ends an attempt."""
 
-    @initialize(inputs_are_here=st.booleans(), max_retries=st.integers(0, 3))
-    def begin(self, inputs_are_here: bool, max_retries: int) -> None:
+    @initialize(
+        inputs_are_here=st.booleans(),
+        max_retries=st.integers(0, 3),
+        retry_policy=st.none()
+        | st.builds(
+            RetryPolicy,
+            st.integers(0, 3),
+            on=st.lists(st.sampled_from(CAUSES), min_size=1, unique=True).map(tuple),
+            exit_codes=st.none() | st.just((1,)),
+        ),
+    )
+    def begin(self, inputs_are_here: bool, max_retries: int, retry_policy: RetryPolicy | None) -> None:
         """Submit."""
         self.now = 0
-        self.state = rules.submit(0, inputs_are_here=inputs_are_here, max_retries=max_retries)
+        self.state = rules.submit(
+            0, inputs_are_here=inputs_are_here, max_retries=max_retries, retry_policy=retry_policy
+        )
+        self.releases = 0
         self.ended_with: State | None = None
         self.highest_attempt = 0
 
@@ -143,6 +246,8 @@ class Sequences(RuleBasedStateMachine):
     @rule(offset=st.integers(-2, 1))
     def release(self, offset: int) -> None:
         """A runner hands back some attempt."""
+        if offset == 0 and self.state.status is Status.RUNNING:
+            self.releases += 1
         self._apply(lambda: rules.release(self.state, self.state.attempt + offset, self.now))
 
     @rule(offset=st.integers(-2, 1))
@@ -192,8 +297,12 @@ class Sequences(RuleBasedStateMachine):
 
     @invariant()
     def retries_are_bounded(self) -> None:
-        """The grid's faults are tried again only so many times."""
+        """Faults and failures are tried again only so many times, and nothing else makes an attempt."""
+        policy = self.state.retry_policy
         assert self.state.retry_count <= self.state.max_retries
+        assert self.state.script_retry_count <= (policy.max_retries if policy else 0)
+        retries = self.state.retry_count + self.state.script_retry_count
+        assert self.state.attempt <= 1 + retries + self.releases
 
     @invariant()
     def times_are_in_order(self) -> None:

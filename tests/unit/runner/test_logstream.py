@@ -79,7 +79,7 @@ class Scene:
 
     def __init__(self, *, first_sequence: int = 1, limit_bytes: int = 2**30) -> None:
         self.wakes = 0
-        self.log = AttemptLog(first_sequence, limit_bytes, self._wake)
+        self.log = AttemptLog(first_sequence, limit_bytes, self._wake, lambda: 1_700_000_000_000)
         self.woken = asyncio.Event()
         self.out = self._pipe(Stream.STDOUT)
         self.err = self._pipe(Stream.STDERR)

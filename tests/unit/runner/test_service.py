@@ -31,8 +31,8 @@ class FakeConnection:
         del description
         return Lease(lease_ms=30_000, heartbeat_ms=10_000)
 
-    async def claim(self, free_cpus_milli: int, free_slots: int, known: object, wait_ms: int) -> Work:
-        del free_cpus_milli, free_slots, known, wait_ms
+    async def claim(self, **offer: object) -> Work:
+        del offer
         self.claims += 1
         self.asked.set()
         if self.failure is not None:

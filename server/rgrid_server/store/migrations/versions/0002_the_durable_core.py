@@ -23,13 +23,26 @@ def upgrade() -> None:
 def _queue() -> None:
     op.add_column("executions", sa.Column("flow", sa.String(), nullable=False, server_default=""))
     op.execute("UPDATE executions SET flow = batch_id WHERE batch_id IS NOT NULL")
+    op.add_column("executions", sa.Column("backoff_until_ms", sa.BigInteger(), nullable=True))
+    op.execute(
+        "UPDATE executions SET backoff_until_ms = ready_at_ms"
+        " WHERE status = 'queued' AND ready_at_ms IS NOT NULL AND retry_count > 0"
+    )
     op.drop_index("ix_executions_ready", table_name="executions")
     _partial_index(
         "ix_executions_ready",
         "executions",
         ["queue_rank", "tenant_id", "flow", "sequence"],
-        "status = 'queued' AND ready_at_ms IS NOT NULL",
+        "status = 'queued' AND ready_at_ms IS NOT NULL AND backoff_until_ms IS NULL",
     )
+    _partial_index(
+        "ix_executions_backoff",
+        "executions",
+        ["backoff_until_ms"],
+        "status = 'queued' AND backoff_until_ms IS NOT NULL",
+    )
+    _partial_index("ix_attempts_open_runner", "attempts", ["runner_id"], "ended_at_ms IS NULL")
+    _partial_index("ix_attempts_open_tenant", "attempts", ["tenant_id"], "ended_at_ms IS NULL")
     op.drop_index("ix_executions_tenant_batch", table_name="executions")
     _partial_index(
         "ix_executions_tenant_batch",
