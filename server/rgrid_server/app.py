@@ -16,9 +16,11 @@ from starlette.middleware.cors import CORSMiddleware
 from rgrid_server import __version__
 from rgrid_server.api import (
     admin,
+    batch_streams,
     batches,
     costs,
     errors,
+    events,
     executions,
     files,
     logs,
@@ -37,10 +39,12 @@ from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.executions import Executions
+from rgrid_server.scheduler.feed import Feed
 from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.reports import Reports
+from rgrid_server.scheduler.results import Results
 from rgrid_server.scheduler.sweeper import sweep
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
@@ -113,6 +117,8 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes),
             files=Files(database, blobs),
             logs=Logs(database, wakeups),
+            feed=Feed(database, wakeups),
+            results=Results(database, wakeups),
             leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits),
             reports=Reports(database, wakeups, signer, book, engine),
             costs=Costs(database, book, engine),
@@ -150,7 +156,18 @@ def make_app(state: ServerState) -> FastAPI:
         )
     app.include_router(system.open_routes)
     app.include_router(system.open_routes, prefix=PREFIX, include_in_schema=False)
-    for module in (system, executions, batches, files, logs, costs, admin, runner):
+    for module in (
+        system,
+        executions,
+        batches,
+        batch_streams,
+        events,
+        files,
+        logs,
+        costs,
+        admin,
+        runner,
+    ):
         app.include_router(module.router, prefix=PREFIX)
     for extra in (files.signed_routes, runner.attempt_routes, logs.sockets):
         app.include_router(extra, prefix=PREFIX)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from rgrid_server.billing.costs import Statement
 from rgrid_server.clock import now_ms
 from rgrid_server.domain.attempts import LogEntry, LogFlags, Stream
@@ -133,6 +135,52 @@ def batch(row: Row, *, attached: bool = False) -> dict[str, Any]:
     }
 
 
+def transition(event: Row, labels: Row | None, max_metadata_bytes: int) -> dict[str, Any]:
+    """A transition as the feed shows it; metadata that is too long for it is None."""
+    metadata = labels["user_metadata"] if labels is not None else None
+    return {
+        "sequence": event["sequence"],
+        "execution_id": event["execution_id"],
+        "batch_id": event["batch_id"],
+        "batch_index": labels["batch_index"] if labels is not None else None,
+        "status": event["status"],
+        "attempt": event["attempt"],
+        "at": iso(event["at_ms"]),
+        "user_metadata": metadata if len(orjson.dumps(metadata)) <= max_metadata_bytes else None,
+    }
+
+
+def finished(position: int, row: Row, outputs: Sequence[Row]) -> dict[str, Any]:
+    """An execution that has ended, as its batch's results show it."""
+    return {
+        "position": position,
+        "execution_id": row["execution_id"],
+        "batch_index": row["batch_index"],
+        "input_file": row["batch_input"],
+        "status": row["status"],
+        "attempt": row["attempt"],
+        "exit_code": row["exit_code"],
+        "error": row["error_message"],
+        "error_code": row["error_code"],
+        "started_at": iso(row["started_at_ms"]),
+        "completed_at": iso(row["completed_at_ms"]),
+        "duration_ms": row["duration_ms"],
+        "cost_micros": _cost_micros(row),
+        "user_metadata": row["user_metadata"],
+        "last_line": None if row["output_truncated"] else _last_line(row["stdout_tail"]),
+        "artifacts": [
+            {
+                "name": item["filename"],
+                "size_bytes": item["size_bytes"],
+                "sha256": item["sha256"],
+                "mode": item["mode"],
+                "content_type": item["content_type"],
+            }
+            for item in outputs
+        ],
+    }
+
+
 def artifact(row: Row) -> dict[str, Any]:
     """A file of an execution."""
     return {
@@ -238,6 +286,11 @@ def missing_inputs(row: Row) -> Iterable[str]:
     if Status(row["status"]).is_terminal:
         return ()
     return (name for name, sha256 in row["inputs"].items() if sha256 is None)
+
+
+def _last_line(tail: bytes | None) -> str | None:
+    lines = (tail or b"").rstrip(b"\r\n").rpartition(b"\n")
+    return lines[2].decode(errors="replace") if tail else None
 
 
 def _cost_micros(row: Row) -> int | None:

@@ -32,7 +32,7 @@ from rgrid_server.scheduler.executions import (
     submission_of,
 )
 from rgrid_server.scheduler.transitions import apply_event, finish_batch, topics_of
-from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic
+from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, tenant_topic
 from rgrid_server.store import batches as store
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store.database import Database, Row
@@ -116,7 +116,7 @@ class Batches:
             return StoredBatch(_existing(connection, tenant_id, batch_id))
 
         stored = await self._database.write(store_all, is_long=len(batch.items) > LONG_ITEMS)
-        self._wakeups.wake([WORK, batch_topic(tenant_id, batch_id)])
+        self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
         return stored
 
     async def template(self, tenant_id: str, batch_id: str) -> Submission:
@@ -151,7 +151,7 @@ class Batches:
             return _existing(connection, tenant_id, batch_id)
 
         row = await self._database.write(add, is_long=len(items) > LONG_ITEMS)
-        self._wakeups.wake([WORK, batch_topic(tenant_id, batch_id)])
+        self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
         return row
 
     async def close(self, tenant_id: str, batch_id: str) -> Row:

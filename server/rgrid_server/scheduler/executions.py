@@ -25,7 +25,14 @@ from rgrid_server.domain.submission import (
 )
 from rgrid_server.errors import Conflict, Invalid, NotFound
 from rgrid_server.scheduler.transitions import apply_event, topics_of
-from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, execution_topic, runner_topic
+from rgrid_server.scheduler.wakeups import (
+    WORK,
+    Wakeups,
+    batch_topic,
+    execution_topic,
+    runner_topic,
+    tenant_topic,
+)
 from rgrid_server.store import batches as batch_store
 from rgrid_server.store import blobs as blob_store
 from rgrid_server.store import executions as store
@@ -244,7 +251,7 @@ class Executions:
             inputs_due_at_ms=None if inputs_are_here else now + INPUTS_DUE_MS,
         )
         (row,) = insert_new(connection, tenant_id, [new], now)
-        topics = [WORK] if inputs_are_here else []
+        topics = [tenant_topic(tenant_id), *([WORK] if inputs_are_here else [])]
         if submission.batch_id is not None:
             topics.append(batch_topic(tenant_id, submission.batch_id))
         return Submitted(row, attached=False), topics

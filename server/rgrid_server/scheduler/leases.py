@@ -21,7 +21,7 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.errors import Conflict
 from rgrid_server.scheduler.choosing import Chooser, Room
 from rgrid_server.scheduler.transitions import apply_event, topics_of
-from rgrid_server.scheduler.wakeups import WORK, Wakeups, runner_topic
+from rgrid_server.scheduler.wakeups import WORK, Wakeups, runner_topic, tenant_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
 from rgrid_server.store import logs, queue
@@ -116,6 +116,7 @@ class Leases:
                 if await is_gone():
                     return Claimed([], {}, [])
                 claimed = await self._claim_now(request)
+                self._wakeups.wake({tenant_topic(item.tenant_id) for item in claimed.attempts})
                 if claimed.attempts or claimed.cancel or self.draining:
                     return claimed
                 left = deadline - loop.time()

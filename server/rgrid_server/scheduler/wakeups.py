@@ -30,6 +30,11 @@ def log_topic(execution_id: str) -> str:
     return f"log:{execution_id}"
 
 
+def tenant_topic(tenant_id: str) -> str:
+    """A tenant's feed of transitions grew."""
+    return f"tenant:{tenant_id}"
+
+
 def runner_topic(runner_id: str) -> str:
     """A runner has something to be told."""
     return f"runner:{runner_id}"
@@ -44,7 +49,8 @@ WORK_RELOOK_SECONDS = 2.0
 class Watch:
     """One who waits for any of some topics; with ``relook_seconds`` never longer than that at a time."""
 
-    def __init__(self, relook_seconds: float | None = None) -> None:
+    def __init__(self, owner: Wakeups, relook_seconds: float | None = None) -> None:
+        self._owner = owner
         self._event = asyncio.Event()
         self._relook_seconds = relook_seconds
 
@@ -53,8 +59,11 @@ class Watch:
         self._event.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a wake since the last wait; returns whether to look again within ``seconds``."""
-        if seconds <= 0:
+        """Wait for a wake since the last wait; returns whether to look again within ``seconds``.
+
+        A server that is about to stop lets nobody wait: the answer is then False, as after the whole time.
+        """
+        if seconds <= 0 or self._owner.is_ending:
             return False
         limit = seconds if self._relook_seconds is None else min(seconds, self._relook_seconds)
         try:
@@ -62,7 +71,7 @@ class Watch:
         except TimeoutError:
             return limit < seconds
         self._event.clear()
-        return True
+        return not self._owner.is_ending
 
 
 class Wakeups:
@@ -77,12 +86,13 @@ class Wakeups:
     def __init__(self, tell_others: Callable[[Sequence[str]], None] | None = None) -> None:
         self._tell_others = tell_others
         self._watches: defaultdict[str, set[Watch]] = defaultdict(set)
+        self.is_ending = False
 
     @contextmanager
     def watch(self, *topics: str) -> Iterator[Watch]:
         """Watch topics for the length of a ``with`` block."""
         relook_seconds = WORK_RELOOK_SECONDS if WORK in topics else RELOOK_SECONDS
-        watch = Watch(None if self._tell_others is None else relook_seconds)
+        watch = Watch(self, None if self._tell_others is None else relook_seconds)
         for topic in topics:
             self._watches[topic].add(watch)
         try:
@@ -107,7 +117,8 @@ class Wakeups:
                 watch.wake()
 
     def wake_all(self) -> None:
-        """Wake everyone: the server is about to stop."""
+        """End every wait, now and from now on: the server is about to stop."""
+        self.is_ending = True
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake()
