@@ -74,7 +74,7 @@ class Feed:
         """
 
         def look(connection: Connection) -> int:
-            latest = events.latest_position(connection)
+            latest = max(events.latest_position(connection), results.forgotten_position(connection))
             if after is None:
                 return latest
             if after > latest:

@@ -62,15 +62,15 @@ class Results:
             row = batches.get_batch(connection, tenant_id, batch_id)
             if row is None:
                 raise NotFound("Batch")
-            latest = events.latest_position(connection)
-            if after > latest:
+            forgotten = results.forgotten_position(connection)
+            if after > max(events.latest_position(connection), forgotten):
                 problem = Problem(
                     ("after",),
                     f"the position {after} is in the future; take it from a result of this batch",
                     code="position_unknown",
                 )
                 raise Invalid([problem])
-            if after >= results.forgotten_position(connection):
+            if after >= forgotten:
                 return
             if results.count_ended(connection, tenant_id, batch_id) < batches.counts_of(row).finished:
                 raise Gone(
