@@ -124,6 +124,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             costs=Costs(database, book, engine),
         )
         await services.leases.extend_all()
+        await services.batches.end_canceled()
         sweeping = asyncio.create_task(sweep(services.executions, services.leases))
         stack.push_async_callback(_canceled(sweeping))
         yield ServerState(settings, services, wakeups, runner_key)
