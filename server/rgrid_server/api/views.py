@@ -10,9 +10,8 @@ from typing import Any
 import orjson
 
 from rgrid_server.billing.costs import Statement
-from rgrid_server.clock import now_ms
 from rgrid_server.domain.attempts import LogEntry, LogFlags, Stream
-from rgrid_server.domain.batch import Counts, batch_status, eta_seconds
+from rgrid_server.domain.batch import Counts, batch_status
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.money import display_euros, nanos_to_micros
 from rgrid_server.scheduler.files import place_of
@@ -115,7 +114,6 @@ def batch(row: Row, *, attached: bool = False) -> dict[str, Any]:
     """A batch by its counts."""
     counts = Counts(*(row[status.value] for status in Status))
     ended_at_ms = row["completed_at_ms"]
-    elapsed_ms = (ended_at_ms or now_ms()) - row["created_at_ms"]
     return {
         "batch_id": row["batch_id"],
         "status": batch_status(counts, closed=row["closed"]).value,
@@ -128,7 +126,7 @@ def batch(row: Row, *, attached: bool = False) -> dict[str, Any]:
         "completed_at": iso(ended_at_ms),
         "cancel_requested_at": iso(row["cancel_requested_at_ms"]),
         "acknowledged_at": iso(row["acknowledged_at_ms"]),
-        "eta_seconds": eta_seconds(counts, elapsed_ms=elapsed_ms),
+        "eta_seconds": row["eta_seconds"],
         "user_metadata": row["user_metadata"],
         "run_key": row["run_key"],
         "attached": attached,

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain import execution as rules
+from rgrid_server.domain.batch import PACE_ENDS, End, eta_seconds
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.submission import Limits, Submission, fingerprint
 from rgrid_server.errors import Conflict, Invalid, NotFound
@@ -28,7 +29,7 @@ from rgrid_server.scheduler.executions import cancel_topics, run_key_conflict, s
 from rgrid_server.scheduler.transitions import finish_batch, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, tenant_topic
 from rgrid_server.store import batches as store
-from rgrid_server.store import bulk
+from rgrid_server.store import bulk, results
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store.database import Database, Row
 
@@ -94,7 +95,7 @@ class Batches:
                 if held is not None:
                     if held["fingerprint"] != mark:
                         raise run_key_conflict(batch.run_key, batch_id=held["batch_id"])
-                    return StoredBatch(held, attached=True)
+                    return StoredBatch(_existing(connection, tenant_id, held["batch_id"]), attached=True)
             check_budget(connection, tenant_id, now)
             store.insert_batch(
                 connection,
@@ -364,10 +365,18 @@ def _items_again(rows: Sequence[Row]) -> list[BatchItem]:
 
 
 def _existing(connection: Connection, tenant_id: str, batch_id: str) -> Row:
+    """A batch's row, and with it ``eta_seconds`` as its counts and its latest ends have it."""
     row = store.get_batch(connection, tenant_id, batch_id)
     if row is None:
         raise NotFound("Batch")
-    return row
+    counts = store.counts_of(row)
+    if not counts.finished or counts.finished == counts.total:
+        return {**row, "eta_seconds": eta_seconds(counts, [], now_ms())}
+    ends = [
+        End(found["started_at_ms"], found["at_ms"])
+        for found in results.latest_ends(connection, tenant_id, batch_id, PACE_ENDS)
+    ]
+    return {**row, "eta_seconds": eta_seconds(counts, ends, now_ms())}
 
 
 def _held(connection: Connection, tenant_id: str, batch_id: str) -> Row:

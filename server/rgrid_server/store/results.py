@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, LargeBinary, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    LargeBinary,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from rgrid_server.store.database import Row
@@ -25,6 +35,18 @@ _ENDED: tuple[ColumnElement[bool], ...] = (
 )
 _LAST_ENDED = Prepared(select(func.max(events.c.sequence)).where(*_ENDED))
 _COUNT_ENDED = Prepared(select(func.count()).select_from(events).where(*_ENDED))
+_LATEST_ENDED = Prepared(
+    select(executions.c.started_at_ms, events.c.at_ms)
+    .join_from(events, executions, executions.c.execution_id == events.c.execution_id)
+    .where(
+        events.c.tenant_id == bindparam("tenant_id"),
+        events.c.batch_id == bindparam("batch_id"),
+        events.c.batch_id.is_not(None),
+        literal_column("events.status IN ('completed', 'failed', 'canceled')"),
+    )
+    .order_by(events.c.sequence.desc())
+    .limit(bindparam("max_rows", type_=Integer))
+)
 _LABELS = (executions.c.execution_id, executions.c.batch_index, executions.c.user_metadata)
 _FINISHED = (
     executions.c.execution_id,
@@ -46,6 +68,11 @@ _FINISHED = (
         executions.c.stdout, func.length(executions.c.stdout) - (TAIL_BYTES - 1), type_=LargeBinary
     ).label("stdout_tail"),
 )
+
+
+def latest_ends(connection: Connection, tenant_id: str, batch_id: str, limit: int) -> Sequence[Row]:
+    """When the latest executions of a batch to end had begun, and when they ended."""
+    return _LATEST_ENDED.all(connection, tenant_id=tenant_id, batch_id=batch_id, max_rows=limit)
 
 
 def labels_of(connection: Connection, execution_ids: Sequence[str]) -> dict[str, Row]:
