@@ -174,8 +174,9 @@ class OutputFiles:
         expected = self._result.artifacts[self._written]
         if not member.name.endswith(f"/{expected.name}"):
             raise ResponseInvalid(f"the server's archive has {member.name!r} where {expected.name!r} belongs")
-        name = f"{self._folder_of(self._result)}/{expected.name}".lstrip("/")
-        self._file = AtomicFile(target_of(name, self._output_dir), expected.sha256, expected.mode)
+        folder = self._folder_of(self._result)
+        directory = target_of(folder, self._output_dir) if folder else self._output_dir
+        self._file = AtomicFile(target_of(expected.name, directory), expected.sha256, expected.mode)
         self._file.__enter__()
 
     def _take(self, part: bytes) -> None:

@@ -31,8 +31,20 @@ async def read_bulk(request: Request, kind: type[B]) -> B:
 
 def bulk_body(kind: type[Body]) -> dict[str, Any]:
     """What the API's description says of a body that is read by :func:`read_bulk`."""
-    content = {"application/json": {"schema": kind.model_json_schema()}}
+    schema = kind.model_json_schema()
+    content = {"application/json": {"schema": _inlined(schema, schema.pop("$defs", {}))}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A schema with what it refers to in place, for its references would not hold in another document."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(value, definitions) for name, value in schema.items()}
 
 
 def _parse(received: bytes, kind: type[B]) -> B:
