@@ -29,6 +29,10 @@ TAIL_EVENTS = 2_000
 LOOK_AGAIN_SECONDS = 5.0
 """A wake may be lost with the process that was to send it."""
 
+HIDDEN_SECONDS = 0.05
+"""What was committed may be hidden a while behind an open transaction: after a wake it is looked for again so
+soon, and then ever less often."""
+
 GATHER_SECONDS = 0.005
 """What happens within so long is read together."""
 
@@ -207,6 +211,7 @@ class _Tail:
 
     async def _read_on(self) -> None:
         with self._wakeups.watch(tenant_topic(self._tenant_id)) as watch:
+            pause_seconds = HIDDEN_SECONDS
             while not self._wakeups.is_ending:
                 try:
                     found = await self._look()
@@ -214,7 +219,10 @@ class _Tail:
                     log.exception("the feed of %s cannot be read just now", self._tenant_id)
                     found = 0
                 if found < PAGE_EVENTS:
-                    await watch.wait(LOOK_AGAIN_SECONDS)
+                    was_woken = await watch.wait(pause_seconds)
+                    pause_seconds = (
+                        HIDDEN_SECONDS if was_woken else min(2 * pause_seconds, LOOK_AGAIN_SECONDS)
+                    )
                 await asyncio.sleep(GATHER_SECONDS)
         self._release()
 

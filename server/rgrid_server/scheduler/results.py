@@ -18,6 +18,9 @@ from rgrid_server.store.database import Database, Row
 
 PAGE_RESULTS = 100
 LOOK_AGAIN_SECONDS = 5.0
+HIDDEN_SECONDS = 0.05
+"""As in the feed: so soon what may be hidden behind an open transaction is looked for again."""
+
 GATHER_SECONDS = 0.01
 
 
@@ -90,6 +93,7 @@ class Results:
         """
         loop = asyncio.get_running_loop()
         position, spoken_at = after, loop.time()
+        pause_seconds = HIDDEN_SECONDS
         with self._wakeups.watch(batch_topic(tenant_id, batch_id)) as watch:
             while True:
                 look = await self._database.read(
@@ -108,7 +112,8 @@ class Results:
                 if left <= 0:
                     yield []
                     spoken_at = loop.time()
-                await watch.wait(min(max(left, GATHER_SECONDS), LOOK_AGAIN_SECONDS))
+                was_woken = await watch.wait(min(max(left, GATHER_SECONDS), pause_seconds))
+                pause_seconds = HIDDEN_SECONDS if was_woken else min(2 * pause_seconds, LOOK_AGAIN_SECONDS)
 
 
 def _look(connection: Connection, tenant_id: str, batch_id: str, after: int) -> _Look:
