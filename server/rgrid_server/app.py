@@ -71,7 +71,7 @@ class ServerState:
     def drain(self) -> None:
         """Give out no more work, and end every long wait."""
         self.services.leases.draining = True
-        self.wakeups.wake_all()
+        self.wakeups.end_all()
 
     async def is_busy(self) -> bool:
         """Whether anything is queued or runs."""

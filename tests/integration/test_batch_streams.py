@@ -69,9 +69,9 @@ def key_of(tenant: Api) -> str:
 
 
 @pytest.fixture
-def client(tenant: Api, live_server: LiveServer) -> Iterator[Client]:
+def client(tenant: Api, server: LiveServer) -> Iterator[Client]:
     """The library's client of the same tenant."""
-    with Client(transport=StdlibTransport(Server(live_server.url, key_of(tenant)))) as client:
+    with Client(transport=StdlibTransport(Server(server.url, key_of(tenant)))) as client:
         yield client
 
 
@@ -236,12 +236,12 @@ def test_other_calls_go_beside_an_open_stream(tenant: Api, client: Client) -> No
 
 
 def test_the_asynchronous_client_reads_the_same_streams(
-    tenant: Api, live_server: LiveServer, tmp_path: Path
+    tenant: Api, server: LiveServer, tmp_path: Path
 ) -> None:
     batch_id = begin(tenant)["batch_id"]
 
     async def read() -> None:
-        async with AsyncClient(transport=HttpxTransport(Server(live_server.url, key_of(tenant)))) as client:
+        async with AsyncClient(transport=HttpxTransport(Server(server.url, key_of(tenant)))) as client:
             written = [one async for one in client.batch_outputs(batch_id, tmp_path, follow=True)]
             assert written == [one async for one in client.batch_results(batch_id)]
             first = await anext(client.events(after=0))

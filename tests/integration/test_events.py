@@ -280,10 +280,10 @@ def test_the_client_follows_events_through_a_killed_server(tmp_path: Path) -> No
         assert seen == ids
 
 
-def test_the_client_begins_now_where_no_position_is_given(tenant: Api, live_server: LiveServer) -> None:
+def test_the_client_begins_now_where_no_position_is_given(tenant: Api, server: LiveServer) -> None:
     key = str(tenant.session.headers["Authorization"]).removeprefix("Bearer ")
     earlier = tenant.submit(**NEVER)["execution_id"]
-    with Client(transport=StdlibTransport(Server(live_server.url, key))) as client:
+    with Client(transport=StdlibTransport(Server(server.url, key))) as client:
         events = client.events()
         found: list[str] = []
         hearing = threading.Thread(target=lambda: found.append(next(events).execution_id))

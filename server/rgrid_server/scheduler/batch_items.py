@@ -45,6 +45,18 @@ class BatchItem(NamedTuple):
     user_metadata: Mapping[str, object]
     input_file: str | None = None
 
+    @classmethod
+    def of(cls, submission: Submission, input_file: str | None = None) -> BatchItem:
+        """An item that is a submission and nothing of its own."""
+        return cls(
+            submission,
+            submission.args,
+            submission.env_vars,
+            submission.inputs,
+            submission.user_metadata,
+            input_file,
+        )
+
     @property
     def name(self) -> str | None:
         """What the batch calls it by."""

@@ -117,8 +117,12 @@ class Wakeups:
                 watch.wake()
 
     def wake_all(self) -> None:
-        """End every wait, now and from now on: the server is about to stop."""
-        self.is_ending = True
+        """Wake everyone here: wakes may have been lost."""
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake()
+
+    def end_all(self) -> None:
+        """End every wait here, now and from now on: the server is about to stop."""
+        self.is_ending = True
+        self.wake_all()
