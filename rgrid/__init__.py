@@ -22,7 +22,17 @@ if TYPE_CHECKING:
         RGridError,
         TransportError,
     )
-    from rgrid.models import Artifact, Batch, Budget, Cost, CostBreakdown, Execution, LogEntry
+    from rgrid.models import (
+        Artifact,
+        Batch,
+        BatchResult,
+        Budget,
+        Cost,
+        CostBreakdown,
+        Event,
+        Execution,
+        LogEntry,
+    )
     from rgrid.runs import arun, run, submit
 
 _HOMES = {
@@ -35,9 +45,11 @@ _HOMES = {
     "TransportError": "exceptions",
     "Artifact": "models",
     "Batch": "models",
+    "BatchResult": "models",
     "Budget": "models",
     "Cost": "models",
     "CostBreakdown": "models",
+    "Event": "models",
     "Execution": "models",
     "LogEntry": "models",
     "arun": "runs",
@@ -50,11 +62,13 @@ __all__ = [
     "Artifact",
     "AsyncClient",
     "Batch",
+    "BatchResult",
     "Budget",
     "Client",
     "ConfigurationError",
     "Cost",
     "CostBreakdown",
+    "Event",
     "Execution",
     "ExecutionFailed",
     "LogEntry",

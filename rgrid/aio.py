@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from rgrid import calls, config, files, models
 from rgrid.client import WAIT_SECONDS
-from rgrid.exceptions import ConfigurationError, RateLimited, ServerError, TransportError
+from rgrid.exceptions import ConfigurationError
+from rgrid.patience import MAX_FAILURES, PASSING, Patience
+from rgrid.streams import FolderOf, OutputFiles, ResultLines, Sink, folder_by_input
 from rgrid.submissions import execution_body
 from rgrid.transport.base import AsyncTransport, Server
 
@@ -95,22 +97,82 @@ class AsyncClient:
         self, execution_id: str, *, after: int = 0, follow: bool = False
     ) -> AsyncIterator[models.LogEntry]:
         """As :meth:`rgrid.Client.logs`."""
-        failures = 0
+        patience = Patience(MAX_FAILURES if follow else 0)
         while True:
             try:
                 page = await self.send(calls.get_logs(execution_id, after, WAIT_SECONDS if follow else 0))
-            except (TransportError, ServerError, RateLimited):
-                failures += 1
-                if not follow or failures > 60:
-                    raise
-                await asyncio.sleep(min(5.0, 0.2 * failures))
+            except PASSING as failure:
+                await asyncio.sleep(patience.delay_after(failure))
                 continue
-            failures = 0
+            patience.renew()
             for entry in page.entries:
                 yield entry
             after = page.next_after
             if page.is_complete or (not follow and not page.entries):
                 return
+
+    async def events(
+        self, after: int | None = None, *, batch_id: str | None = None
+    ) -> AsyncIterator[models.Event]:
+        """As :meth:`rgrid.Client.events`."""
+        patience = Patience()
+        while True:
+            wait_seconds = 0 if after is None else WAIT_SECONDS
+            try:
+                page = await self.send(calls.get_events(after, wait_seconds=wait_seconds, batch_id=batch_id))
+            except PASSING as failure:
+                await asyncio.sleep(patience.delay_after(failure))
+                continue
+            patience.renew()
+            for event in page.events:
+                yield event
+            after = page.next_after
+
+    def batch_results(
+        self, batch_id: str, *, after: int = 0, follow: bool = False
+    ) -> AsyncIterator[models.BatchResult]:
+        """As :meth:`rgrid.Client.batch_results`."""
+        return self._follow_batch(batch_id, after, follow, calls.batch_results, ResultLines)
+
+    def batch_outputs(
+        self,
+        batch_id: str,
+        output_dir: Path | str = "outputs",
+        *,
+        after: int = 0,
+        follow: bool = False,
+        folder_of: FolderOf = folder_by_input,
+    ) -> AsyncIterator[models.BatchResult]:
+        """As :meth:`rgrid.Client.batch_outputs`."""
+        directory = Path(output_dir)
+        return self._follow_batch(
+            batch_id, after, follow, calls.batch_outputs, lambda: OutputFiles(directory, folder_of)
+        )
+
+    async def _follow_batch(
+        self,
+        batch_id: str,
+        after: int,
+        follow: bool,
+        call: Callable[..., calls.Call[bytes]],
+        begin: Callable[[], Sink],
+    ) -> AsyncIterator[models.BatchResult]:
+        patience, is_over = Patience(), False
+        while True:
+            sink = begin()
+            try:
+                async for chunk in self.transport.stream(call(batch_id, after, follow=follow)):
+                    for result in sink.feed(chunk):
+                        patience.renew()
+                        after = result.position
+                        yield result
+                if is_over or not follow:
+                    return
+                is_over = (await self.batch(batch_id)).is_terminal
+            except PASSING as failure:
+                await asyncio.sleep(patience.delay_after(failure))
+            finally:
+                sink.abandon()
 
     async def upload(self, paths: Mapping[str, Path]) -> dict[str, str]:
         """As :meth:`rgrid.Client.upload`."""

@@ -198,19 +198,63 @@ def get_logs(execution_id: str, after: int = 0, wait_seconds: float = 0) -> Call
     )
 
 
+def get_events(
+    after: int | None = None,
+    *,
+    limit: int = 500,
+    wait_seconds: float = 0,
+    batch_id: str | None = None,
+) -> Call[models.EventPage]:
+    """Transitions behind a position, or from now on; waits up to ``wait_seconds`` for the first."""
+    return Call(
+        "GET",
+        "/events",
+        lambda answer: models.EventPage.from_wire(
+            {"events": answer.json(), "next_after": answer.headers["x-next-cursor"]}
+        ),
+        query=_query(after=after, limit=limit, wait=wait_seconds or None, batch_id=batch_id),
+        headers={"Accept": "application/json"},
+        wait_seconds=wait_seconds,
+    )
+
+
 def submit_batch(body: Mapping[str, Any]) -> Call[models.Batch]:
     """Submit a batch; safe to repeat where the body has a ``run_key``."""
     return Call("POST", "/batches", _model(models.Batch), json=body, is_repeatable=bool(body.get("run_key")))
 
 
-def add_batch_items(batch_id: str, items: Sequence[Mapping[str, Any]]) -> Call[models.Batch]:
-    """Append to an open batch."""
+def add_batch_items(
+    batch_id: str, items: Sequence[Mapping[str, Any]], first_index: int | None = None
+) -> Call[models.Batch]:
+    """Append to an open batch; safe to repeat with the index that the first item is to get."""
+    body: dict[str, Any] = {"items": list(items)}
+    if first_index is not None:
+        body["first_index"] = first_index
     return Call(
         "POST",
         f"/batches/{_quoted(batch_id)}/items",
         _model(models.Batch),
-        json={"items": list(items)},
-        is_repeatable=False,
+        json=body,
+        is_repeatable=first_index is not None,
+    )
+
+
+def batch_results(batch_id: str, after: int = 0, *, follow: bool = False) -> Call[bytes]:
+    """Results behind a position as JSON lines, in order of completion; to be streamed."""
+    return _batch_stream(batch_id, "results", after, follow=follow)
+
+
+def batch_outputs(batch_id: str, after: int = 0, *, follow: bool = False) -> Call[bytes]:
+    """Outputs behind a position as a tar stream, in order of completion; to be streamed."""
+    return _batch_stream(batch_id, "outputs", after, follow=follow)
+
+
+def _batch_stream(batch_id: str, what: str, after: int, *, follow: bool) -> Call[bytes]:
+    return Call(
+        "GET",
+        f"/batches/{_quoted(batch_id)}/{what}",
+        lambda answer: answer.body,
+        query=_query(after=after or None, follow="true" if follow else None),
     )
 
 

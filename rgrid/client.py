@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rgrid import calls, config, models
-from rgrid.exceptions import NotFound, RateLimited, ServerError, TimedOut, TransportError
+from rgrid.exceptions import NotFound, TimedOut, TransportError
+from rgrid.patience import MAX_FAILURES, PASSING, Patience
 from rgrid.transport.base import Server, Transport
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from rgrid import files
+    from rgrid import files, streams
 
 T = TypeVar("T")
 
@@ -181,23 +182,39 @@ class Client:
         self, execution_id: str, *, after: int = 0, follow: bool = False, stream: str | None = None
     ) -> Iterator[models.LogEntry]:
         """Its log from an entry on; with ``follow`` until it ends, each entry once whatever breaks."""
-        failures = 0
+        patience = Patience(MAX_FAILURES if follow else 0)
         while True:
             try:
                 page = self.send(calls.get_logs(execution_id, after, WAIT_SECONDS if follow else 0))
-            except (TransportError, ServerError, RateLimited):
-                failures += 1
-                if not follow or failures > 60:
-                    raise
-                time.sleep(min(5.0, 0.2 * failures))
+            except PASSING as failure:
+                time.sleep(patience.delay_after(failure))
                 continue
-            failures = 0
+            patience.renew()
             for entry in page.entries:
                 if stream is None or entry.stream == stream:
                     yield entry
             after = page.next_after
             if page.is_complete or (not follow and not page.entries):
                 return
+
+    def events(self, after: int | None = None, *, batch_id: str | None = None) -> Iterator[models.Event]:
+        """Every transition behind a position, or from now on, without end; each once, whatever breaks.
+
+        Raises:
+            rgrid.exceptions.ApiError: ``position_expired``, the server no longer has what comes behind it.
+        """
+        patience = Patience()
+        while True:
+            # from now on: where now is, the first answer says at once
+            wait_seconds = 0 if after is None else WAIT_SECONDS
+            try:
+                page = self.send(calls.get_events(after, wait_seconds=wait_seconds, batch_id=batch_id))
+            except PASSING as failure:
+                time.sleep(patience.delay_after(failure))
+                continue
+            patience.renew()
+            yield from page.events
+            after = page.next_after
 
     def upload(self, paths: Mapping[str, Path], progress: files.Progress | None = None) -> dict[str, str]:
         """Upload what of some files the server lacks; returns the SHA-256 of each by its name."""
@@ -269,6 +286,75 @@ class Client:
             yield from page
             if cursor is None:
                 return
+
+    def batch_results(
+        self, batch_id: str, *, after: int = 0, follow: bool = False
+    ) -> Iterator[models.BatchResult]:
+        """What came of a batch's executions, in order of completion: what has ended, or until all has.
+
+        Each comes once, whatever breaks; ``after`` is the position of the last one that is known.
+        """
+        from rgrid.streams import ResultLines
+
+        return self._follow_batch(batch_id, after, follow, calls.batch_results, ResultLines)
+
+    def batch_outputs(
+        self,
+        batch_id: str,
+        output_dir: Path | str = "outputs",
+        *,
+        after: int = 0,
+        follow: bool = False,
+        folder_of: streams.FolderOf | None = None,
+        progress: files.Progress | None = None,
+    ) -> Iterator[models.BatchResult]:
+        """As :meth:`batch_results`, each when its files are written, whole, under ``output_dir``.
+
+        Args:
+            batch_id: the batch.
+            output_dir: where a folder is made for each execution.
+            after: the position of the last one that is known.
+            follow: go on until all of the batch has ended.
+            folder_of: the folder of a result; as its input is called by default.
+            progress: told of each byte.
+        """
+        from pathlib import Path
+
+        from rgrid.streams import OutputFiles, folder_by_input
+
+        directory, named = Path(output_dir), folder_of or folder_by_input
+        return self._follow_batch(
+            batch_id, after, follow, calls.batch_outputs, lambda: OutputFiles(directory, named), progress
+        )
+
+    def _follow_batch(
+        self,
+        batch_id: str,
+        after: int,
+        follow: bool,
+        call: Callable[..., calls.Call[bytes]],
+        begin: Callable[[], streams.Sink],
+        progress: files.Progress | None = None,
+    ) -> Iterator[models.BatchResult]:
+        patience, is_over = Patience(), False
+        while True:
+            sink = begin()
+            try:
+                for chunk in self.transport.stream(call(batch_id, after, follow=follow)):
+                    if progress is not None:
+                        progress.on_advance(len(chunk))
+                    for result in sink.feed(chunk):
+                        patience.renew()
+                        after = result.position
+                        yield result
+                # a server that stops ends its streams; only what ends after the batch has is whole
+                if is_over or not follow:
+                    return
+                is_over = self.batch(batch_id).is_terminal
+            except PASSING as failure:
+                time.sleep(patience.delay_after(failure))
+            finally:
+                sink.abandon()
 
     def cancel_batch(self, batch_id: str) -> models.Batch:
         """Stop all of a batch."""

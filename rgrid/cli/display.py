@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from rgrid.models import Batch
+    from rgrid.models import BatchResult
 
 
 def say(message: str, *, verbose: bool = False) -> None:
@@ -101,7 +101,9 @@ class BatchBar:
         self._lines = lines and not sys.stderr.isatty()
         self._progress: RichProgress | None = None
         self._task: TaskID | None = None
-        self._last = -1
+        self._ended = 0
+        self._failed = 0
+        self._cost_micros = 0
 
     def __enter__(self) -> BatchBar:
         if sys.stderr.isatty():
@@ -120,15 +122,16 @@ class BatchBar:
             self._progress.start()
         return self
 
-    def show(self, batch: Batch) -> None:
-        """Draw how far it is now."""
-        counts = batch.counts
-        told = f"{counts.running} running, {counts.failed} failed, {euros(batch.total_cost_micros)}"
+    def count(self, result: BatchResult) -> None:
+        """Draw that one more has ended."""
+        self._ended += 1
+        self._failed += not result.succeeded
+        self._cost_micros += result.cost_micros or 0
+        told = f"{self._failed} failed, {euros(self._cost_micros)}"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=counts.finished, description=told)
-        elif self._lines and counts.finished != self._last:
-            click.echo(f"rgrid: {counts.finished} of {batch.total} ended, {told}", err=True)
-        self._last = counts.finished
+            self._progress.update(self._task, completed=self._ended, description=told)
+        elif self._lines:
+            click.echo(f"rgrid: {self._ended} of {self._total} ended, {told}", err=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

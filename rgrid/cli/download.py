@@ -25,7 +25,7 @@ def command(identifier: str, output_dir: Path, list_only: bool, names: tuple[str
 
             if list_only or names:
                 raise click.UsageError("--list and --file are for one execution; name one of the batch")
-            fetch(client, list(client.batch_executions(identifier)), output_dir, is_flat=False)
+            fetch(client, identifier, output_dir, is_flat=False)
             return
         if list_only:
             outputs = [item for item in client.artifacts(identifier) if item.artifact_type == "output"]

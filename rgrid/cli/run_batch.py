@@ -17,10 +17,9 @@ from rgrid.cli.interrupts import Interrupts
 from rgrid.cli.run_one import leave
 from rgrid.client import Client
 from rgrid.exceptions import ConfigurationError
-from rgrid.files import carried_name, plan_inputs, target_of
-from rgrid.models import Artifact, Batch, BatchExecution
+from rgrid.files import carried_name, plan_inputs
+from rgrid.models import Batch, BatchExecution, BatchResult
 
-LOOK_SECONDS = 1.0
 PLACEHOLDER = "{}"
 
 
@@ -86,7 +85,7 @@ def run_batch(client: Client, wanted: BatchRun) -> int:
             return leave(interrupts, batch_id, seen_by, lambda: client.cancel_batch(batch_id))
     executions = list(client.batch_executions(batch.batch_id))
     if not wanted.is_remote_only:
-        fetch(client, executions, wanted.output_dir, is_flat=wanted.is_flat)
+        fetch(client, batch.batch_id, wanted.output_dir, is_flat=wanted.is_flat)
     client.acknowledge_batch(batch.batch_id)
     if wanted.is_json:
         for execution in executions:
@@ -123,18 +122,29 @@ def plan_items(pattern: str, args: Sequence[str], cwd: Path) -> list[PlannedItem
     return items
 
 
-def fetch(client: Client, executions: Sequence[BatchExecution], output_dir: Path, *, is_flat: bool) -> None:
+def fetch(client: Client, batch_id: str, output_dir: Path, *, is_flat: bool) -> None:
     """Fetch every output of a batch, into a folder for each input or, flat, into one.
 
     Raises:
         rgrid.exceptions.ConfigurationError: flat, and two inputs made files of one name; nothing is fetched.
     """
-    if is_flat:
-        _check_clashes(client, executions, output_dir)
-    for execution in executions:
-        folder = execution.input_file or execution.execution_id
-        directory = output_dir if is_flat else target_of(folder, output_dir)
-        client.download(execution.execution_id, directory, progress=Bar(f"downloading {folder}"))
+    from rgrid.streams import folder_by_input, no_folder
+
+    total_bytes = 0
+    maker: dict[str, BatchResult] = {}
+    for result in client.batch_results(batch_id):
+        total_bytes += sum(item.size_bytes for item in result.artifacts)
+        if is_flat:
+            _check_clashes(maker, result, output_dir)
+    bar = Bar("downloading")
+    bar.on_start(total_bytes)
+    try:
+        for _ in client.batch_outputs(
+            batch_id, output_dir, folder_of=no_folder if is_flat else folder_by_input, progress=bar
+        ):
+            continue
+    finally:
+        bar.on_end()
 
 
 def tell(batch: Batch, executions: Sequence[BatchExecution], *, verbose: bool) -> int:
@@ -154,22 +164,16 @@ def tell(batch: Batch, executions: Sequence[BatchExecution], *, verbose: bool) -
 
 def _watch(client: Client, batch: Batch, *, lines: bool) -> Batch:
     with BatchBar(batch.total, lines=lines) as bar:
-        while not batch.is_terminal:
-            batch = client.batch(batch.batch_id, LOOK_SECONDS)
-            bar.show(batch)
-    return batch
+        for result in client.batch_results(batch.batch_id, follow=True):
+            bar.count(result)
+    return client.batch(batch.batch_id)
 
 
-def _check_clashes(client: Client, executions: Sequence[BatchExecution], output_dir: Path) -> None:
-    maker: dict[str, BatchExecution] = {}
-    for execution in executions:
-        outputs: list[Artifact] = [
-            item for item in client.artifacts(execution.execution_id) if item.artifact_type == "output"
-        ]
-        for item in outputs:
-            other = maker.setdefault(item.filename, execution)
-            if other is not execution:
-                raise ConfigurationError(
-                    f"{other.input_file} and {execution.input_file} both made {item.filename}; nothing was "
-                    f"written to {output_dir}: leave out --flat, or name outputs by their inputs"
-                )
+def _check_clashes(maker: dict[str, BatchResult], result: BatchResult, output_dir: Path) -> None:
+    for item in result.artifacts:
+        other = maker.setdefault(item.name, result)
+        if other is not result:
+            raise ConfigurationError(
+                f"{other.input_file} and {result.input_file} both made {item.name}; nothing was "
+                f"written to {output_dir}: leave out --flat, or name outputs by their inputs"
+            )

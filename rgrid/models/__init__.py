@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rgrid.models.artifacts import Artifact
     from rgrid.models.base import TERMINAL, M, Model
-    from rgrid.models.batches import Batch, BatchCounts, BatchExecution
+    from rgrid.models.batches import Batch, BatchCounts, BatchExecution, BatchResult, ResultFile
     from rgrid.models.breakdowns import CostBreakdown, CostGroup
     from rgrid.models.budgets import Budget, Estimate
     from rgrid.models.costs import Cost, CostDay
+    from rgrid.models.events import Event, EventPage
     from rgrid.models.executions import Execution
     from rgrid.models.logs import LogEntry, LogPage
     from rgrid.models.system import Health, Identity, Limits, Runtime
@@ -24,12 +25,15 @@ _HOMES = {
     "Batch": "batches",
     "BatchCounts": "batches",
     "BatchExecution": "batches",
+    "BatchResult": "batches",
     "Budget": "budgets",
     "Cost": "costs",
     "CostBreakdown": "breakdowns",
     "CostDay": "costs",
     "CostGroup": "breakdowns",
     "Estimate": "budgets",
+    "Event": "events",
+    "EventPage": "events",
     "Execution": "executions",
     "Health": "system",
     "Identity": "system",
@@ -38,6 +42,7 @@ _HOMES = {
     "LogPage": "logs",
     "M": "base",
     "Model": "base",
+    "ResultFile": "batches",
     "Runtime": "system",
     "TERMINAL": "base",
 }
@@ -48,12 +53,15 @@ __all__ = [
     "Batch",
     "BatchCounts",
     "BatchExecution",
+    "BatchResult",
     "Budget",
     "Cost",
     "CostBreakdown",
     "CostDay",
     "CostGroup",
     "Estimate",
+    "Event",
+    "EventPage",
     "Execution",
     "Health",
     "Identity",
@@ -62,6 +70,7 @@ __all__ = [
     "LogPage",
     "M",
     "Model",
+    "ResultFile",
     "Runtime",
 ]
 

@@ -86,3 +86,50 @@ class BatchExecution(Model):
         """Read one from an answer's JSON."""
         known = {f.name: wire[f.name] for f in fields(cls) if f.name in wire}
         return cls(**known | {"input_file": (wire.get("batch_metadata") or {}).get("input_file")})
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile(Model):
+    """A file that an execution of a batch left."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    mode: int = 0o644
+    content_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult(Model):
+    """What came of one execution of a batch; ``position`` is where to resume behind it.
+
+    ``last_line`` is the last line of its stdout, None where it has none or more than is kept.
+    """
+
+    position: int
+    execution_id: str
+    status: str
+    batch_index: int = 0
+    input_file: str | None = None
+    attempt: int = 0
+    exit_code: int | None = None
+    error: str | None = None
+    error_code: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    duration_ms: int | None = None
+    cost_micros: int | None = None
+    user_metadata: dict[str, Any] = field(default_factory=dict)
+    last_line: str | None = None
+    artifacts: list[ResultFile] = field(default_factory=list)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it completed."""
+        return self.status == "completed"
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> BatchResult:
+        """Read one from a line's JSON."""
+        known = {f.name: wire[f.name] for f in fields(cls) if f.name in wire}
+        return cls(**known | {"artifacts": [ResultFile.from_wire(item) for item in wire["artifacts"]]})

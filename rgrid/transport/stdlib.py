@@ -29,7 +29,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 class StdlibTransport:
-    """Keeps one connection a host; for one thread at a time."""
+    """Keeps one connection a host, and more while streams are open; for one thread at a time."""
 
     def __init__(
         self, server: Server, retries: RetryPolicy | None = None, *, verify: bool | str = True
@@ -70,7 +70,9 @@ class StdlibTransport:
         if not call.is_repeatable:
             # on a kept connection that the server has just closed, nobody could tell whether it was sent
             self._drop(place)
-        connection, was_sent = self._connection(place, self._server.timeout_for(call)), False
+        # taken out while it is used: a stream that is read slowly leaves room for other calls beside it
+        connection, was_sent = self._take(place, self._server.timeout_for(call)), False
+        is_reusable = False
         try:
             if connection.sock is None:
                 connection.connect()
@@ -78,24 +80,24 @@ class StdlibTransport:
             self._request(connection, call, f"{url.path}?{url.query}" if url.query else url.path)
             response = connection.getresponse()
             yield response
-            if not response.isclosed() and response.read(1):
-                # what is left unread would be taken for the next answer
-                self._drop(place)
-        except exceptions.RGridError as error:
-            if isinstance(error, exceptions.TransportError):
-                self._drop(place)
+            # what is left unread would be taken for the next answer
+            is_reusable = response.isclosed() or not response.read(1)
+        except exceptions.TransportError:
+            raise
+        except exceptions.RGridError:
+            is_reusable = True
             raise
         except TimeoutError as error:
-            self._drop(place)
             if not was_sent:
                 raise unreachable(self._server, error, was_sent=False) from error
             raise timed_out(self._server, call) from error
         except (OSError, http.client.HTTPException) as error:
-            self._drop(place)
             raise unreachable(self._server, error, was_sent=was_sent) from error
-        except BaseException:
-            self._drop(place)
-            raise
+        finally:
+            if is_reusable and place not in self._connections:
+                self._connections[place] = connection
+            else:
+                connection.close()
 
     def _request(self, connection: http.client.HTTPConnection, call: Call[Any], target: str) -> None:
         headers = self._server.headers(call)
@@ -107,8 +109,8 @@ class StdlibTransport:
         body = json.dumps(call.json).encode() if call.json is not None else call.body
         connection.request(call.method, target, body=body, headers=headers)
 
-    def _connection(self, place: tuple[str, str], timeout: float) -> http.client.HTTPConnection:
-        connection = self._connections.get(place)
+    def _take(self, place: tuple[str, str], timeout: float) -> http.client.HTTPConnection:
+        connection = self._connections.pop(place, None)
         if connection is None:
             scheme, netloc = place
             proxy = _proxy_for(scheme, netloc)
@@ -119,7 +121,6 @@ class StdlibTransport:
                 connection = http.client.HTTPConnection(host, timeout=timeout)
             if proxy:
                 connection.set_tunnel(netloc)
-            self._connections[place] = connection
         connection.timeout = timeout
         if connection.sock is not None:
             connection.sock.settimeout(timeout)

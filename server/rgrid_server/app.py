@@ -16,9 +16,11 @@ from starlette.middleware.cors import CORSMiddleware
 from rgrid_server import __version__
 from rgrid_server.api import (
     admin,
+    batch_streams,
     batches,
     costs,
     errors,
+    events,
     executions,
     files,
     logs,
@@ -39,10 +41,12 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.clockwatch import ClockWatch
 from rgrid_server.scheduler.executions import Executions
+from rgrid_server.scheduler.feed import Feed
 from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.reports import Reports
+from rgrid_server.scheduler.results import Results
 from rgrid_server.scheduler.sweeper import sweep
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
@@ -69,7 +73,7 @@ class ServerState:
     def drain(self) -> None:
         """Give out no more work, and end every long wait."""
         self.services.leases.draining = True
-        self.wakeups.wake_all()
+        self.wakeups.end_all()
 
     async def is_busy(self) -> bool:
         """Whether anything is queued or runs."""
@@ -116,11 +120,14 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes),
             files=Files(database, blobs),
             logs=Logs(database, wakeups),
+            feed=Feed(database, wakeups),
+            results=Results(database, wakeups),
             leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits, chooser),
             reports=Reports(database, wakeups, signer, book, engine, chooser),
             costs=Costs(database, book, engine),
         )
         await services.leases.extend_all()
+        await services.batches.end_canceled()
         clock = ClockWatch(database, wakeups)
         await clock.begin()
         sweeping = asyncio.create_task(sweep(clock, services.executions, services.leases))
@@ -155,7 +162,18 @@ def make_app(state: ServerState) -> FastAPI:
         )
     app.include_router(system.open_routes)
     app.include_router(system.open_routes, prefix=PREFIX, include_in_schema=False)
-    for module in (system, executions, batches, files, logs, costs, admin, runner):
+    for module in (
+        system,
+        executions,
+        batches,
+        batch_streams,
+        events,
+        files,
+        logs,
+        costs,
+        admin,
+        runner,
+    ):
         app.include_router(module.router, prefix=PREFIX)
     for extra in (files.signed_routes, runner.attempt_routes, logs.sockets):
         app.include_router(extra, prefix=PREFIX)

@@ -12,6 +12,9 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+MAX_HELD_BYTES = 64 * 1024
+"""What is larger goes at once, so that the transport can say when it is too much."""
+
 
 class CorkedProtocol(HttpToolsProtocol):
     """uvicorn's own protocol, writing through a cork."""
@@ -28,12 +31,16 @@ class _CorkedTransport:
         self._transport = transport
         self._loop = loop
         self._held: list[bytes] = []
+        self._held_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Hold it until the loop's next turn."""
+        """Hold it until the loop's next turn, or until there is much of it."""
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= MAX_HELD_BYTES:
+            self._flush()
 
     def writelines(self, parts: Iterable[bytes]) -> None:
         """Hold them until the loop's next turn."""
@@ -47,11 +54,11 @@ class _CorkedTransport:
 
     def get_write_buffer_size(self) -> int:
         """What is held here and there."""
-        return sum(map(len, self._held)) + self._transport.get_write_buffer_size()
+        return self._held_bytes + self._transport.get_write_buffer_size()
 
     def _flush(self) -> None:
         if self._held:
-            data, self._held = b"".join(self._held), []
+            data, self._held, self._held_bytes = b"".join(self._held), [], 0
             self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:

@@ -46,3 +46,12 @@ class LimitReached(ServiceError):
         super().__init__(message)
         self.usage_micros = usage_micros
         self.limit_micros = limit_micros
+
+
+class Gone(ServiceError):
+    """What is asked for was kept once, and is no more."""
+
+    def __init__(self, code: str, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.facts = facts

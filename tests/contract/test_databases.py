@@ -271,7 +271,7 @@ def test_a_run_key_makes_one_execution_however_many_ask_at_once(store: Store, ti
 def test_a_run_key_makes_one_batch_however_many_ask_at_once(store: Store) -> None:
     tenant_id = store.tenant()
     batch = BatchSubmission(
-        template=work(), items=[BatchItem(work(args=(str(n),)), None) for n in range(20)], run_key="nightly"
+        template=work(), items=[BatchItem.of(work(args=(str(n),))) for n in range(20)], run_key="nightly"
     )
     answers = store.together([either(store, number).batches.submit(tenant_id, batch) for number in range(16)])
     (batch_id,) = {answer.row["batch_id"] for answer in answers}
@@ -343,7 +343,7 @@ def test_a_batchs_parallelism_is_kept_by_claims_at_once(empty_queue: Store) -> N
     store = empty_queue
     tenant_id = store.tenant()
     for parallelism in (3, 5):
-        items = [BatchItem(work(args=(str(n),)), None) for n in range(30)]
+        items = [BatchItem.of(work(args=(str(n),))) for n in range(30)]
         batch = BatchSubmission(template=work(), items=items, parallelism=parallelism)
         store.run(store.processes[0].batches.submit(tenant_id, batch))
     taken: list[AttemptId] = []
@@ -520,7 +520,7 @@ def test_a_reader_of_the_feed_misses_nothing_while_many_commit_at_once(store: St
     def write(name: str, pause: float) -> object:
         def operation(connection: Connection) -> None:
             for part in ("a", "b"):
-                execution_store._INSERT_EVENT.run(
+                execution_store.INSERT_EVENT.run(
                     connection,
                     tenant_id=tenant_id,
                     execution_id=f"{name}-{part}",

@@ -54,7 +54,14 @@ class Api:
         return self.wait(self.submit(script, **fields)["execution_id"])
 
 
-ON_BOTH_DATABASES = {"test_kept_contract", "test_new_contract", "test_bad_input", "test_tenants_and_keys"}
+ON_BOTH_DATABASES = {
+    "test_kept_contract",
+    "test_new_contract",
+    "test_bad_input",
+    "test_tenants_and_keys",
+    "test_events",
+    "test_batch_streams",
+}
 """Modules that hold the API to its contract: each of their tests runs on SQLite and on PostgreSQL."""
 
 

@@ -6,12 +6,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from rgrid_server.api import views
+from rgrid_server.api.bulk import bulk_body, read_bulk
 from rgrid_server.api.executions import Limit, Wait, ignoring, read_cursor, write_cursor
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import BatchBody, ItemsBody, RetryBatchBody
 from rgrid_server.api.services import services
-from rgrid_server.api.submissions import batch_submission, item_submission
+from rgrid_server.api.submissions import batch_items, batch_submission, template_submission
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.money import nanos_to_micros
@@ -22,12 +23,14 @@ router.tags = ["batches"]
 MAX_BATCH_BODY_BYTES = 128 * 1024 * 1024
 
 
-@router.post("/batches", summary="Submit a batch")
+@router.post("/batches", summary="Submit a batch", openapi_extra=bulk_body(BatchBody))
 @needs(Scope.SUBMIT, max_body_bytes=MAX_BATCH_BODY_BYTES)
-async def submit(request: Request, body: BatchBody, who: Who) -> Response:
+async def submit(request: Request, who: Who) -> Response:
     """All of its executions in one transaction; with a ``run_key`` at most once."""
     found = services(request)
-    asked = await batch_submission(body, found.executions)
+    body = await read_bulk(request, BatchBody)
+    template = await template_submission(body.template, found.executions)
+    asked = batch_submission(body, template)
     stored = await found.batches.submit(who.tenant_id, asked)
     return ignoring(body, views.batch(stored.row, attached=stored.attached))
 
@@ -71,14 +74,18 @@ async def batch_executions(
     return answer
 
 
-@router.post("/batches/{batch_id}/items", summary="Append to an open batch")
+@router.post(
+    "/batches/{batch_id}/items", summary="Append to an open batch", openapi_extra=bulk_body(ItemsBody)
+)
 @needs(Scope.SUBMIT, max_body_bytes=MAX_BATCH_BODY_BYTES)
-async def append(request: Request, batch_id: str, body: ItemsBody, who: Who) -> Response:
-    """More executions of its template."""
+async def append(request: Request, batch_id: str, who: Who) -> Response:
+    """More executions of its template; with ``first_index`` at most once."""
     found = services(request)
+    body = await read_bulk(request, ItemsBody)
     template = await found.batches.template(who.tenant_id, batch_id)
-    items = [item_submission(template, item) for item in body.items]
-    return ignoring(body, views.batch(await found.batches.append(who.tenant_id, batch_id, items)))
+    items = batch_items(template, body.items)
+    stored = await found.batches.append(who.tenant_id, batch_id, items, body.first_index)
+    return ignoring(body, views.batch(stored.row, attached=stored.attached))
 
 
 @router.post("/batches/{batch_id}/close", summary="Say that no more items come")

@@ -15,7 +15,7 @@ from rgrid_server.api.json import Json
 from rgrid_server.blobs.base import BlobError
 from rgrid_server.domain.execution import Refused, RefusedReason
 from rgrid_server.domain.submission import Problem
-from rgrid_server.errors import Conflict, Invalid, LimitReached, NotFound, Superseded
+from rgrid_server.errors import Conflict, Gone, Invalid, LimitReached, NotFound, Superseded
 from rgrid_server.store.database import StorageError, StorageFull, Unstorable
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,11 @@ async def _conflict(_request: Request, error: Exception) -> Response:
     return _answer(409, error.code, str(error), **error.facts)
 
 
+async def _gone(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Gone)
+    return _answer(410, error.code, str(error), **error.facts)
+
+
 async def _limit_reached(_request: Request, error: Exception) -> Response:
     assert isinstance(error, LimitReached)
     return _answer(
@@ -130,6 +135,7 @@ _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
     NotFound: _not_found,
     Invalid: _invalid,
     Conflict: _conflict,
+    Gone: _gone,
     LimitReached: _limit_reached,
     Superseded: _superseded,
     Refused: _refused,

@@ -17,6 +17,7 @@ from rgrid_server.api.executions import Wait
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, authenticate, check_scope, guarded_router, needs
 from rgrid_server.api.services import Services, services
+from rgrid_server.api.sse import KEEP_ALIVE_SECONDS, RETRY, STREAM_HEADERS, last_event_id
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.attempts import LogEntry, Stream
 from rgrid_server.errors import NotFound
@@ -26,8 +27,12 @@ router = guarded_router()
 router.tags = ["logs"]
 sockets = APIRouter()
 
-KEEP_ALIVE_SECONDS = 15.0
 KEY_PROTOCOL = "rgrid.key."
+STREAM_ENTRIES = 4_000
+"""A stream holds so many entries of a log at a time, however slowly its reader takes them."""
+
+SERVICE_RESTART = 1012
+"""RFC 6455's registry of close codes: the server restarts, connect again."""
 
 After = Annotated[int, Query(ge=0, description="the number of the last entry that is known")]
 
@@ -46,16 +51,13 @@ async def get_logs(
     """By ``Accept``: text/event-stream, application/json, or else the bytes as printed."""
     found = services(request)
     accept = request.headers.get("accept", "*/*")
-    last_event_id = request.headers.get("last-event-id", "")
-    if last_event_id.isascii() and last_event_id.isdigit():
-        after = max(after, int(last_event_id))
+    resumed = last_event_id(request)
+    after = max(after, resumed) if resumed is not None else after
     wanted = Stream(stream) if stream is not None else None
     if "text/event-stream" in accept:
-        first = await found.logs.page(who.tenant_id, execution_id, after)
-        events = _events(found, who.tenant_id, execution_id, after, wanted, first, follow=follow)
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        await found.logs.page(who.tenant_id, execution_id, after, max_entries=1)
+        events = _events(found, who.tenant_id, execution_id, after, wanted, follow=follow)
+        return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
     if "application/json" in accept:
         page = await found.logs.page(who.tenant_id, execution_id, after, wait)
         return Json(
@@ -71,7 +73,7 @@ async def get_logs(
                 "exit_code": page.exit_code,
             }
         )
-    await found.logs.page(who.tenant_id, execution_id, after)
+    await found.logs.page(who.tenant_id, execution_id, after, max_entries=1)
     printed = _printed(found, who.tenant_id, execution_id, after, wanted, follow=follow)
     return StreamingResponse(printed, media_type="text/plain; charset=utf-8")
 
@@ -109,7 +111,7 @@ async def _send_log(
 ) -> None:
     try:
         while True:
-            page = await found.logs.page(tenant_id, execution_id, cursor, KEEP_ALIVE_SECONDS)
+            page = await found.logs.page(tenant_id, execution_id, cursor, KEEP_ALIVE_SECONDS, STREAM_ENTRIES)
             for sequence, entry in page.entries:
                 shown = views.log_entry(sequence, entry)
                 shown.pop("newline")
@@ -119,6 +121,10 @@ async def _send_log(
                 await _send(websocket, _complete(page))
                 await websocket.close()
                 return
+            if found.logs.is_ending:
+                await websocket.close(SERVICE_RESTART, "the server is stopping; resume with cursor")
+                return
+            await asyncio.sleep(0)
     except NotFound as error:
         await _refuse(websocket, str(error))
     except WebSocketDisconnect:
@@ -145,24 +151,21 @@ async def _events(
     execution_id: str,
     after: int,
     wanted: Stream | None,
-    page: LogPage,
     *,
     follow: bool,
 ) -> AsyncIterator[bytes]:
-    while True:
-        for sequence, entry in page.entries:
-            if _is_wanted(entry, wanted):
-                yield _event("log", views.log_entry(sequence, entry), sequence)
-            after = sequence
-        if page.is_complete:
+    async for page in _pages(found, tenant_id, execution_id, after, follow=follow):
+        if page.entries:
+            yield b"".join(
+                _event("log", views.log_entry(sequence, entry), sequence)
+                for sequence, entry in page.entries
+                if _is_wanted(entry, wanted)
+            )
+        elif page.is_complete:
             shown = {"exit_code": page.exit_code, "status": page.status.value}
             yield _event("complete", shown, None)
-            return
-        if not follow and not page.entries:
-            return
-        page = await found.logs.page(tenant_id, execution_id, after, KEEP_ALIVE_SECONDS if follow else 0)
-        if not page.entries and not page.is_complete:
-            yield b": still running\n\n"
+        else:
+            yield RETRY if found.logs.is_ending else b": still running\n\n"
 
 
 async def _printed(
@@ -174,13 +177,27 @@ async def _printed(
     *,
     follow: bool,
 ) -> AsyncIterator[bytes]:
+    async for page in _pages(found, tenant_id, execution_id, after, follow=follow):
+        yield b"".join(views.log_bytes(entry) for _, entry in page.entries if _is_wanted(entry, wanted))
+
+
+async def _pages(
+    found: Services, tenant_id: str, execution_id: str, after: int, *, follow: bool
+) -> AsyncIterator[LogPage]:
+    """A log in pages; with ``follow`` until it is complete, with empty pages while nothing is printed."""
+    wait_seconds = KEEP_ALIVE_SECONDS if follow else 0
     while True:
-        page = await found.logs.page(tenant_id, execution_id, after, KEEP_ALIVE_SECONDS if follow else 0)
+        page = await found.logs.page(tenant_id, execution_id, after, wait_seconds, STREAM_ENTRIES)
         if page.entries:
             after = page.entries[-1][0]
-            yield b"".join(views.log_bytes(entry) for _, entry in page.entries if _is_wanted(entry, wanted))
-        elif page.is_complete or not follow:
+        elif not follow and not page.is_complete:
             return
+        is_last = page.is_complete or (found.logs.is_ending and not page.entries)
+        yield page
+        if is_last:
+            return
+        # a log that is all there is read without ever waiting: let the others have their turn
+        await asyncio.sleep(0)
 
 
 def _event(name: str, data: dict[str, Any], event_id: int | None) -> bytes:

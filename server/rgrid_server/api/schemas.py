@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing_extensions import TypedDict
 
 from rgrid_server.domain.retries import CAUSES
 
@@ -50,6 +51,16 @@ class SubmitItem(Body):
     input_file: Text | None = Field(None, description="what a batch calls this item by")
 
 
+class BatchItemFields(TypedDict, total=False):
+    """An item of a batch, as a plain dictionary of what was given: there may be ten thousand of them."""
+
+    args: list[Text]
+    env_vars: dict[str, Text]
+    inputs: dict[str, Text]
+    user_metadata: dict[str, Any]
+    input_file: Text | None
+
+
 class SubmitTemplate(SubmitItem):
     """What the items of a batch share."""
 
@@ -92,7 +103,7 @@ class BatchBody(Body):
     """Many executions of one script."""
 
     template: SubmitTemplate
-    items: list[SubmitItem] = Field(default_factory=list)
+    items: list[BatchItemFields] = Field(default_factory=list)
     parallelism: int | None = None
     priority: int | None = None
     run_key: Text | None = None
@@ -103,7 +114,10 @@ class BatchBody(Body):
 class ItemsBody(Body):
     """More items of a batch."""
 
-    items: list[SubmitItem]
+    items: list[BatchItemFields]
+    first_index: int | None = Field(
+        None, ge=0, description="the index that the first one is to get, which makes appending safe to repeat"
+    )
 
 
 class RetryBatchBody(Body):

@@ -12,10 +12,12 @@ from rgrid_server.config import Settings
 from rgrid_server.domain.signing import Signer
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.executions import Executions
+from rgrid_server.scheduler.feed import Feed
 from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.reports import Reports
+from rgrid_server.scheduler.results import Results
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.tenancy import Tenancy
 
@@ -32,6 +34,8 @@ class Services:
     uploads: Uploads
     files: Files
     logs: Logs
+    feed: Feed
+    results: Results
     leases: Leases
     reports: Reports
     costs: Costs

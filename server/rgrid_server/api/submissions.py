@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from rgrid_server.api.schemas import BatchBody, RetryPolicyBody, SubmitBody, SubmitItem, SubmitTemplate
+from rgrid_server.api.schemas import (
+    BatchBody,
+    BatchItemFields,
+    RetryPolicyBody,
+    SubmitBody,
+    SubmitTemplate,
+)
 from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import Problem, Submission
 from rgrid_server.errors import Invalid
-from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
+from rgrid_server.scheduler.batch_items import BatchItem
+from rgrid_server.scheduler.batches import BatchSubmission
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.files import Files
+
+T = TypeVar("T")
 
 
 async def execution_submission(
@@ -58,16 +68,15 @@ async def template_submission(body: SubmitTemplate, executions: Executions) -> S
     )
 
 
-async def batch_submission(body: BatchBody, executions: Executions) -> BatchSubmission:
-    """A batch as asked for."""
-    template = await template_submission(body.template, executions)
+def batch_submission(body: BatchBody, template: Submission) -> BatchSubmission:
+    """A batch as asked for, of a template that was read from it."""
     if body.priority is not None:
         template = replace(template, priority=body.priority)
     if body.user_metadata:
         template = replace(template, user_metadata={**body.user_metadata, **template.user_metadata})
     return BatchSubmission(
         template=template,
-        items=[item_submission(template, item) for item in body.items],
+        items=batch_items(template, body.items),
         parallelism=body.parallelism,
         run_key=body.run_key,
         user_metadata=body.user_metadata,
@@ -75,18 +84,23 @@ async def batch_submission(body: BatchBody, executions: Executions) -> BatchSubm
     )
 
 
-def item_submission(template: Submission, item: SubmitItem) -> BatchItem:
-    """A template with an item's own parts: lists in place of its lists, maps laid over its maps."""
-    return BatchItem(
-        replace(
+def batch_items(template: Submission, items: Sequence[BatchItemFields]) -> list[BatchItem]:
+    """A template with each item's own parts: lists in place of its lists, maps laid over its maps."""
+    return [
+        BatchItem(
             template,
-            args=tuple(item.args) if "args" in item.model_fields_set else template.args,
-            env_vars={**template.env_vars, **item.env_vars},
-            inputs={**template.inputs, **item.inputs},
-            user_metadata={**template.user_metadata, **item.user_metadata},
-        ),
-        item.input_file,
-    )
+            item.get("args", template.args),
+            _laid_over(template.env_vars, item.get("env_vars")),
+            _laid_over(template.inputs, item.get("inputs")),
+            _laid_over(template.user_metadata, item.get("user_metadata")),
+            item.get("input_file"),
+        )
+        for item in items
+    ]
+
+
+def _laid_over(lower: Mapping[str, T], upper: Mapping[str, T] | None) -> Mapping[str, T]:
+    return {**lower, **upper} if upper else lower
 
 
 def _policy(body: RetryPolicyBody) -> RetryPolicy:

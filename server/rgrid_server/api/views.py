@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from rgrid_server.billing.costs import Statement
-from rgrid_server.clock import now_ms
 from rgrid_server.domain.attempts import LogEntry, LogFlags, Stream
-from rgrid_server.domain.batch import Counts, batch_status, eta_seconds
+from rgrid_server.domain.batch import Counts, batch_status
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.money import display_euros, nanos_to_micros
 from rgrid_server.scheduler.files import place_of
@@ -114,7 +115,6 @@ def batch(row: Row, *, attached: bool = False) -> dict[str, Any]:
     """A batch by its counts."""
     counts = Counts(*(row[status.value] for status in Status))
     ended_at_ms = row["completed_at_ms"]
-    elapsed_ms = (ended_at_ms or now_ms()) - row["created_at_ms"]
     return {
         "batch_id": row["batch_id"],
         "status": batch_status(counts, closed=row["closed"]).value,
@@ -127,10 +127,56 @@ def batch(row: Row, *, attached: bool = False) -> dict[str, Any]:
         "completed_at": iso(ended_at_ms),
         "cancel_requested_at": iso(row["cancel_requested_at_ms"]),
         "acknowledged_at": iso(row["acknowledged_at_ms"]),
-        "eta_seconds": eta_seconds(counts, elapsed_ms=elapsed_ms),
+        "eta_seconds": row["eta_seconds"],
         "user_metadata": row["user_metadata"],
         "run_key": row["run_key"],
         "attached": attached,
+    }
+
+
+def transition(event: Row, labels: Row | None, max_metadata_bytes: int) -> dict[str, Any]:
+    """A transition as the feed shows it; metadata that is too long for it is None."""
+    metadata = labels["user_metadata"] if labels is not None else None
+    return {
+        "sequence": event["sequence"],
+        "execution_id": event["execution_id"],
+        "batch_id": event["batch_id"],
+        "batch_index": labels["batch_index"] if labels is not None else None,
+        "status": event["status"],
+        "attempt": event["attempt"],
+        "at": iso(event["at_ms"]),
+        "user_metadata": metadata if len(orjson.dumps(metadata)) <= max_metadata_bytes else None,
+    }
+
+
+def finished(position: int, row: Row, outputs: Sequence[Row]) -> dict[str, Any]:
+    """An execution that has ended, as its batch's results show it."""
+    return {
+        "position": position,
+        "execution_id": row["execution_id"],
+        "batch_index": row["batch_index"],
+        "input_file": row["batch_input"],
+        "status": row["status"],
+        "attempt": row["attempt"],
+        "exit_code": row["exit_code"],
+        "error": row["error_message"],
+        "error_code": row["error_code"],
+        "started_at": iso(row["started_at_ms"]),
+        "completed_at": iso(row["completed_at_ms"]),
+        "duration_ms": row["duration_ms"],
+        "cost_micros": _cost_micros(row),
+        "user_metadata": row["user_metadata"],
+        "last_line": None if row["output_truncated"] else _last_line(row["stdout_tail"]),
+        "artifacts": [
+            {
+                "name": item["filename"],
+                "size_bytes": item["size_bytes"],
+                "sha256": item["sha256"],
+                "mode": item["mode"],
+                "content_type": item["content_type"],
+            }
+            for item in outputs
+        ],
     }
 
 
@@ -239,6 +285,11 @@ def missing_inputs(row: Row) -> Iterable[str]:
     if Status(row["status"]).is_terminal:
         return ()
     return (name for name, sha256 in row["inputs"].items() if sha256 is None)
+
+
+def _last_line(tail: bytes | None) -> str | None:
+    lines = (tail or b"").rstrip(b"\r\n").rpartition(b"\n")
+    return lines[2].decode(errors="replace") if tail else None
 
 
 def _cost_micros(row: Row) -> int | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.filenames import why_not_a_name
@@ -83,29 +84,58 @@ def find_problems(submission: Submission, limits: Limits) -> list[Problem]:
 
 def find_item_problems(submission: Submission, limits: Limits) -> list[Problem]:
     """What is wrong beside the script and its runtime, which the items of a batch share."""
-    problems = [*_resource_problems(submission, limits), *_value_problems(submission, limits)]
-    if len(submission.inputs) > limits.max_input_files:
+    return [
+        *_resource_problems(submission, limits),
+        *_name_problems(submission),
+        *find_part_problems(submission, submission.script_name, limits),
+    ]
+
+
+class Parts(Protocol):
+    """What each item of a batch may have of its own."""
+
+    @property
+    def args(self) -> Sequence[str]: ...
+    @property
+    def env_vars(self) -> Mapping[str, str]: ...
+    @property
+    def inputs(self) -> Mapping[str, str | None]: ...
+    @property
+    def user_metadata(self) -> Mapping[str, object]: ...
+
+
+def find_part_problems(parts: Parts, script_name: str, limits: Limits) -> list[Problem]:
+    """What is wrong with what an item has of its own."""
+    problems = _value_problems(parts, limits)
+    if parts.inputs:
+        problems += _input_problems(parts.inputs, script_name, limits)
+    return problems
+
+
+def _input_problems(inputs: Mapping[str, str | None], script_name: str, limits: Limits) -> list[Problem]:
+    problems: list[Problem] = []
+    if len(inputs) > limits.max_input_files:
         problems.append(
             Problem(
                 ("input_files",),
-                f"{len(submission.inputs)} input files; at most {limits.max_input_files} are allowed, "
+                f"{len(inputs)} input files; at most {limits.max_input_files} are allowed, "
                 "pack them into an archive",
             )
         )
-    for name in submission.inputs:
+    for name in inputs:
         if why := why_not_a_name(name):
             problems.append(Problem(("input_files",), f"the name {_shown(name)} {why}"))
-        elif name == submission.script_name:
+        elif name == script_name:
             problems.append(Problem(("input_files",), f"the name {_shown(name)} is the script's own"))
-    for name in submission.inputs:
+    for name in inputs:
         for folder in _folders_of(name):
-            if folder in submission.inputs:
+            if folder in inputs:
                 problems.append(
                     Problem(("input_files",), f"{_shown(folder)} is a file, and the folder of {_shown(name)}")
                 )
     return problems + [
         Problem(("inputs", name), f"{_shown(sha256)} is not a SHA-256 in lower-case hex")
-        for name, sha256 in submission.inputs.items()
+        for name, sha256 in inputs.items()
         if sha256 is not None and not is_sha256(sha256)
     ]
 
@@ -209,35 +239,43 @@ def _resource_problems(submission: Submission, limits: Limits) -> list[Problem]:
     return problems
 
 
-def _value_problems(submission: Submission, limits: Limits) -> list[Problem]:
+def _value_problems(parts: Parts, limits: Limits) -> list[Problem]:
     problems: list[Problem] = []
-    for position, arg in enumerate(submission.args):
+    for position, arg in enumerate(parts.args):
         if "\0" in arg:
             problems.append(Problem(("args", str(position)), "an argument cannot hold a NUL byte"))
-    for name, value in submission.env_vars.items():
+    for name, value in parts.env_vars.items():
         if _ENV_NAME.fullmatch(name) is None:
             problems.append(
                 Problem(("env_vars", name), f"{_shown(name)} is not the name of an environment variable")
             )
         if "\0" in value:
             problems.append(Problem(("env_vars", name), f"the value of {name} holds a NUL byte"))
-    sized = [
-        ("args", submission.args, limits.max_args_bytes),
-        ("env_vars", submission.env_vars, limits.max_env_bytes),
-        ("user_metadata", submission.user_metadata, limits.max_metadata_bytes),
-    ]
+    sized: list[tuple[str, object, int]] = []
+    # JSON writes a character in 12 bytes at most, so most texts need not be written to be known as short
+    if parts.args and 16 * len(parts.args) + 12 * sum(map(len, parts.args)) > limits.max_args_bytes:
+        sized.append(("args", parts.args, limits.max_args_bytes))
+    if parts.env_vars:
+        sized.append(("env_vars", parts.env_vars, limits.max_env_bytes))
+    if parts.user_metadata:
+        sized.append(("user_metadata", parts.user_metadata, limits.max_metadata_bytes))
     for field_name, content, most in sized:
-        size_bytes = len(json.dumps(content, default=str)) if content else 0
+        size_bytes = len(json.dumps(content, default=str))
         if size_bytes > most:
             problems.append(
                 Problem(
                     (field_name,), f"{field_name} is {size_bytes} bytes of JSON; at most {most} are allowed"
                 )
             )
-    for field_name, text in (("run_key", submission.run_key), ("batch_id", submission.batch_id)):
-        if text is not None and not (0 < len(text) <= 512 and text.isprintable()):
-            problems.append(Problem((field_name,), f"{field_name} must be 1 to 512 printable characters"))
     return problems
+
+
+def _name_problems(submission: Submission) -> list[Problem]:
+    return [
+        Problem((field_name,), f"{field_name} must be 1 to 512 printable characters")
+        for field_name, text in (("run_key", submission.run_key), ("batch_id", submission.batch_id))
+        if text is not None and not (0 < len(text) <= 512 and text.isprintable())
+    ]
 
 
 def _shown(text: str) -> str:

@@ -5,49 +5,42 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain import execution as rules
+from rgrid_server.domain.batch import PACE_ENDS, End, eta_seconds
 from rgrid_server.domain.execution import Status
-from rgrid_server.domain.submission import (
-    Limits,
-    Problem,
-    Submission,
-    find_item_problems,
-    find_problems,
-    fingerprint,
-    specification_id,
-)
+from rgrid_server.domain.submission import Limits, Submission, fingerprint
 from rgrid_server.errors import Conflict, Invalid, NotFound
-from rgrid_server.scheduler.executions import (
-    cancel_topics,
-    check_blobs,
-    insert_new,
-    run_key_conflict,
-    submission_of,
+from rgrid_server.scheduler.batch_items import (
+    BatchItem,
+    check_items,
+    find_batch_problems,
+    insert_items,
+    is_repeated,
 )
-from rgrid_server.scheduler.transitions import apply_event, finish_batch, topics_of
-from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic
+from rgrid_server.scheduler.executions import cancel_topics, run_key_conflict, submission_of
+from rgrid_server.scheduler.transitions import finish_batch, topics_of
+from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, tenant_topic
 from rgrid_server.store import batches as store
+from rgrid_server.store import bulk, results
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store.database import Database, Row
-from rgrid_server.store.executions import NewExecution
+
+T = TypeVar("T")
 
 LONG_ITEMS = 50
-"""More items than this are written in a thread."""
+"""More items than this are checked and written in a thread."""
 
-
-@dataclass(frozen=True, slots=True)
-class BatchItem:
-    """One execution of a batch, and the name of what it works on."""
-
-    submission: Submission
-    input_file: str | None
+RETRY_PAGE = 1_000
+CANCEL_PAGE = 1_000
+"""So many of a canceled batch are ended in one transaction, so that others are written in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +77,16 @@ class Batches:
         Raises:
             Invalid, Conflict, LimitReached: as for one execution.
         """
-        self._check(batch.template, batch.items, batch.parallelism)
+        problems = await _threaded(
+            len(batch.items),
+            lambda: find_batch_problems(batch.template, batch.items, batch.parallelism, self._limits),
+        )
+        if problems:
+            raise Invalid(problems)
         batch_id = new_id("batch")
-        mark = _fingerprint(batch) if batch.run_key is not None else None
+        mark = None
+        if batch.run_key is not None:
+            mark = await _threaded(len(batch.items), lambda: _fingerprint(batch))
 
         def store_all(connection: Connection) -> StoredBatch:
             now = now_ms()
@@ -95,7 +95,7 @@ class Batches:
                 if held is not None:
                     if held["fingerprint"] != mark:
                         raise run_key_conflict(batch.run_key, batch_id=held["batch_id"])
-                    return StoredBatch(held, attached=True)
+                    return StoredBatch(_existing(connection, tenant_id, held["batch_id"]), attached=True)
             check_budget(connection, tenant_id, now)
             store.insert_batch(
                 connection,
@@ -111,12 +111,12 @@ class Batches:
                     "created_at_ms": now,
                 },
             )
-            self._insert_items(connection, tenant_id, batch_id, batch.items)
+            insert_items(connection, tenant_id, batch_id, batch.items)
             finish_batch(connection, tenant_id, batch_id, now)
             return StoredBatch(_existing(connection, tenant_id, batch_id))
 
         stored = await self._database.write(store_all, is_long=len(batch.items) > LONG_ITEMS)
-        self._wakeups.wake([WORK, batch_topic(tenant_id, batch_id)])
+        self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
         return stored
 
     async def template(self, tenant_id: str, batch_id: str) -> Submission:
@@ -133,26 +133,31 @@ class Batches:
             )
         return _template_of(row["template"])
 
-    async def append(self, tenant_id: str, batch_id: str, items: Sequence[BatchItem]) -> Row:
-        """Add items to a batch that is open.
+    async def append(
+        self, tenant_id: str, batch_id: str, items: Sequence[BatchItem], first_index: int | None = None
+    ) -> StoredBatch:
+        """Add items to a batch that is open; ``first_index`` makes it safe to repeat.
 
         Raises:
             NotFound, Invalid, LimitReached: as for submitting.
-            Conflict: it is closed.
+            Conflict: it is closed, or ``index_conflict``.
         """
-        self._check(items[0].submission if items else None, items, None)
+        await _threaded(len(items), lambda: check_items(items, self._limits))
 
-        def add(connection: Connection) -> Row:
+        def add(connection: Connection) -> StoredBatch:
+            # nobody else appends before this transaction ends, so no index is given twice
             row = _held(connection, tenant_id, batch_id)
+            if first_index is not None and is_repeated(connection, tenant_id, batch_id, first_index, items):
+                return StoredBatch(_existing(connection, tenant_id, batch_id), attached=True)
             if row["closed"] or row["cancel_requested_at_ms"] is not None:
                 raise Conflict("conflict", f"the batch {batch_id} is closed; submit another")
             check_budget(connection, tenant_id, now_ms())
-            self._insert_items(connection, tenant_id, batch_id, items)
-            return _existing(connection, tenant_id, batch_id)
+            insert_items(connection, tenant_id, batch_id, items)
+            return StoredBatch(_existing(connection, tenant_id, batch_id))
 
-        row = await self._database.write(add, is_long=len(items) > LONG_ITEMS)
-        self._wakeups.wake([WORK, batch_topic(tenant_id, batch_id)])
-        return row
+        stored = await self._database.write(add, is_long=len(items) > LONG_ITEMS)
+        self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
+        return stored
 
     async def close(self, tenant_id: str, batch_id: str) -> Row:
         """Say that no more items come.
@@ -209,36 +214,60 @@ class Batches:
         )
 
     async def cancel(self, tenant_id: str, batch_id: str) -> Row:
-        """End all of a batch that has not ended.
+        """End all of a batch that has not ended; when this returns, nothing of it will begin any more.
+
+        First it is noted that the batch is canceled, and takes no more items; then its executions are ended,
+        a page at a time. A server that dies in between goes on with it when it is back.
 
         Raises:
             NotFound: the tenant has none such.
         """
 
-        def stop(connection: Connection) -> list[str]:
-            now = now_ms()
-            # executions before their batch, as everyone takes them; those that joined meanwhile after it
-            execution_store.lock_executions(connection, store.unfinished_ids(connection, tenant_id, batch_id))
+        def note(connection: Connection) -> bool:
+            # whoever appends or joins does so before this, or finds the batch canceled
             row = _held(connection, tenant_id, batch_id)
             if row["completed_at_ms"] is not None:
-                return []
+                return False
+            asked_at_ms = row["cancel_requested_at_ms"] or now_ms()
             store.update_batch(
-                connection,
-                tenant_id,
-                batch_id,
-                closed=True,
-                cancel_requested_at_ms=row["cancel_requested_at_ms"] or now,
+                connection, tenant_id, batch_id, closed=True, cancel_requested_at_ms=asked_at_ms
             )
-            done = [
-                apply_event(connection, execution_id, lambda state: rules.request_cancel(state, now), now)
-                for execution_id in store.unfinished_ids(connection, tenant_id, batch_id)
-            ]
-            finish_batch(connection, tenant_id, batch_id, now)
-            topics = {topic for item in done for topic in topics_of(item)}
-            return [*topics, *cancel_topics(connection, done), batch_topic(tenant_id, batch_id)]
+            finish_batch(connection, tenant_id, batch_id, now_ms())
+            return True
 
-        self._wakeups.wake(await self._database.write(stop, is_long=True))
+        if await self._database.write(note):
+            self._wakeups.wake([batch_topic(tenant_id, batch_id)])
+            await self._end_canceled(tenant_id, batch_id)
         return await self._get(tenant_id, batch_id)
+
+    async def end_canceled(self) -> None:
+        """Go on with cancellations that a server has not finished."""
+        for row in await self._database.read(store.canceled_unfinished):
+            await self._end_canceled(row["tenant_id"], row["batch_id"])
+
+    async def _end_canceled(self, tenant_id: str, batch_id: str) -> None:
+        last_index: int | None = -1
+        while last_index is not None:
+
+            def end_page(connection: Connection, after: int = last_index) -> tuple[int | None, list[str]]:
+                now = now_ms()
+                found = bulk.unfinished_of_batch(connection, tenant_id, batch_id, after, CANCEL_PAGE)
+                last = found[-1]["batch_index"] if len(found) == CANCEL_PAGE else None
+                # executions before their batch, as everyone takes them; then they are as they will stay
+                execution_store.lock_executions(connection, [row["execution_id"] for row in found])
+                held = {row["batch_index"] for row in found}
+                again = bulk.unfinished_of_batch(connection, tenant_id, batch_id, after, len(found))
+                rows = [row for row in again if row["batch_index"] in held]
+                done = bulk.transition_rows(
+                    connection, tenant_id, batch_id, rows, lambda state: rules.request_cancel(state, now), now
+                )
+                finish_batch(connection, tenant_id, batch_id, now)
+                topics = {topic for item in done for topic in topics_of(item)}
+                topics.update(cancel_topics(connection, done), [batch_topic(tenant_id, batch_id)])
+                return last, list(topics)
+
+            last_index, topics = await self._database.write(end_page, is_long=True)
+            self._wakeups.wake(topics)
 
     async def acknowledge(self, tenant_id: str, batch_id: str) -> Row:
         """Free a batch's run key.
@@ -268,97 +297,86 @@ class Batches:
             Conflict: ``nothing_to_retry``, or ``not_finished``.
         """
         wanted = [Status.FAILED, Status.CANCELED] if failed_only else list(rules.TERMINAL)
-        old = await self._get(tenant_id, batch_id)
-        if old["completed_at_ms"] is None:
-            raise Conflict("not_finished", f"the batch {batch_id} has not finished; wait for it or cancel it")
-        rows = await self._database.scan(lambda c: store.full_executions(c, tenant_id, batch_id, wanted))
-        items = [
-            BatchItem(replace(submission_of(row), run_key=None, batch_id=None), row["batch_input"])
-            for row in rows
-            if all(row["inputs"].values())
-        ]
-        if not items:
-            raise Conflict("nothing_to_retry", f"every execution of the batch {batch_id} completed")
-        return await self.submit(
-            tenant_id,
-            BatchSubmission(
-                template=items[0].submission,
-                items=items,
-                parallelism=old["parallelism"],
-                user_metadata=old["user_metadata"],
-            ),
-        )
+        new_batch_id = new_id("batch")
+
+        def again(connection: Connection) -> StoredBatch:
+            now = now_ms()
+            old = _existing(connection, tenant_id, batch_id)
+            if old["completed_at_ms"] is None:
+                raise Conflict(
+                    "not_finished", f"the batch {batch_id} has not finished; wait for it or cancel it"
+                )
+            check_budget(connection, tenant_id, now)
+            last_index, is_begun = -1, False
+            while rows := store.full_executions(
+                connection, tenant_id, batch_id, wanted, after=last_index, limit=RETRY_PAGE
+            ):
+                last_index = rows[-1]["batch_index"]
+                items = _items_again(rows)
+                if items and not is_begun:
+                    is_begun = True
+                    store.insert_batch(
+                        connection,
+                        {
+                            "tenant_id": tenant_id,
+                            "batch_id": new_batch_id,
+                            "parallelism": old["parallelism"],
+                            "user_metadata": old["user_metadata"],
+                            "template": _template_wire(items[0].base),
+                            "closed": True,
+                            "created_at_ms": now,
+                        },
+                    )
+                insert_items(connection, tenant_id, new_batch_id, items)
+            if not is_begun:
+                raise Conflict("nothing_to_retry", f"every execution of the batch {batch_id} completed")
+            return StoredBatch(_existing(connection, tenant_id, new_batch_id))
+
+        stored = await self._database.write(again, is_long=True)
+        self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, new_batch_id)])
+        return stored
 
     async def _get(self, tenant_id: str, batch_id: str) -> Row:
         return await self._database.read(lambda c: _existing(c, tenant_id, batch_id))
 
-    def _check(
-        self, template: Submission | None, items: Sequence[BatchItem], parallelism: int | None
-    ) -> None:
-        problems = find_problems(template, self._limits) if template is not None else []
-        if len(items) > self._limits.max_batch_items:
-            problems.append(
-                Problem(
-                    ("items",),
-                    f"{len(items)} items; at most {self._limits.max_batch_items} at once are allowed, "
-                    "append the others with POST /batches/{id}/items",
-                    too_large=True,
-                )
-            )
-        if parallelism is not None and parallelism < 1:
-            problems.append(Problem(("parallelism",), f"parallelism is {parallelism}; it must be at least 1"))
-        for index, item in enumerate(items):
-            problems.extend(
-                replace(problem, location=("items", str(index), *problem.location))
-                for problem in find_item_problems(item.submission, self._limits)
-            )
-            if len(problems) > 20:
-                break
-        if problems:
-            raise Invalid(problems)
 
-    def _insert_items(
-        self, connection: Connection, tenant_id: str, batch_id: str, items: Sequence[BatchItem]
-    ) -> None:
-        if not items:
-            return
-        now = now_ms()
-        check_blobs(connection, tenant_id, [item.submission for item in items])
-        # the batch is held by whoever inserted it or is about to append, so nobody else takes the same places
-        first = store.next_index(connection, tenant_id, batch_id)
-        states = {
-            policy: rules.submit(now, inputs_are_here=True, retry_policy=policy)
-            for policy in {item.submission.retry_policy for item in items}
-        }
-        ids = {
-            specification: specification_id(tenant_id, specification)
-            for specification in {item.submission.specification for item in items}
-        }
-        insert_new(
-            connection,
-            tenant_id,
-            [
-                NewExecution(
-                    execution_id=new_id("exec"),
-                    specification_id=ids[item.submission.specification],
-                    submission=replace(item.submission, batch_id=batch_id, run_key=None),
-                    fingerprint=None,
-                    state=states[item.submission.retry_policy],
-                    batch_index=first + offset,
-                    batch_input=item.input_file or next(iter(item.submission.inputs), None),
-                )
-                for offset, item in enumerate(items)
-            ],
-            now,
+async def _threaded(count: int, work: Callable[[], T]) -> T:
+    """Do here what is short, and in a thread what would hold the others up."""
+    return await asyncio.to_thread(work) if count > LONG_ITEMS else work()
+
+
+def _items_again(rows: Sequence[Row]) -> list[BatchItem]:
+    """Items that ask for what executions were; files that never arrived cannot be asked for."""
+    items: list[BatchItem] = []
+    base: Submission | None = None
+    for row in rows:
+        if not all(row["inputs"].values()):
+            continue
+        asked = submission_of(row)
+        shared = replace(
+            asked, run_key=None, batch_id=None, args=(), env_vars={}, inputs={}, user_metadata={}
         )
-        execution_store.count_in_batch(connection, tenant_id, batch_id, {Status.QUEUED: len(items)})
+        if base is None or shared != base:
+            base = shared
+        items.append(
+            BatchItem(base, asked.args, asked.env_vars, asked.inputs, asked.user_metadata, row["batch_input"])
+        )
+    return items
 
 
 def _existing(connection: Connection, tenant_id: str, batch_id: str) -> Row:
+    """A batch's row, and with it ``eta_seconds`` as its counts and its latest ends have it."""
     row = store.get_batch(connection, tenant_id, batch_id)
     if row is None:
         raise NotFound("Batch")
-    return row
+    counts = store.counts_of(row)
+    if not counts.finished or counts.finished == counts.total:
+        return {**row, "eta_seconds": eta_seconds(counts, [], now_ms())}
+    ends = [
+        End(found["started_at_ms"], found["at_ms"])
+        for found in results.latest_ends(connection, tenant_id, batch_id, PACE_ENDS)
+    ]
+    return {**row, "eta_seconds": eta_seconds(counts, ends, now_ms())}
 
 
 def _held(connection: Connection, tenant_id: str, batch_id: str) -> Row:
@@ -369,14 +387,7 @@ def _held(connection: Connection, tenant_id: str, batch_id: str) -> Row:
 
 
 def _fingerprint(batch: BatchSubmission) -> str:
-    parts = [
-        [
-            list(item.submission.args),
-            dict(item.submission.env_vars),
-            dict(item.submission.inputs),
-        ]
-        for item in batch.items
-    ]
+    parts = [[list(item.args), dict(item.env_vars), dict(item.inputs)] for item in batch.items]
     canonical = json.dumps([fingerprint(batch.template), parts], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

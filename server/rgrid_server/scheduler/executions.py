@@ -12,7 +12,7 @@ from time import monotonic
 from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.budgets import check_budget
-from rgrid_server.clock import new_id, now_ms
+from rgrid_server.clock import new_id, new_ids, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import State, Status
 from rgrid_server.domain.retries import RetryPolicy
@@ -26,7 +26,14 @@ from rgrid_server.domain.submission import (
 )
 from rgrid_server.errors import Conflict, Invalid, NotFound
 from rgrid_server.scheduler.transitions import apply_event, topics_of
-from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, execution_topic, runner_topic
+from rgrid_server.scheduler.wakeups import (
+    WORK,
+    Wakeups,
+    batch_topic,
+    execution_topic,
+    runner_topic,
+    tenant_topic,
+)
 from rgrid_server.store import batches as batch_store
 from rgrid_server.store import blobs as blob_store
 from rgrid_server.store import executions as store
@@ -229,7 +236,7 @@ class Executions:
                     raise run_key_conflict(submission.run_key, execution_id=held["execution_id"])
                 return Submitted(_stored(connection, held["execution_id"]), attached=True), []
         check_budget(connection, tenant_id, now)
-        check_blobs(connection, tenant_id, [submission])
+        check_blobs(connection, tenant_id, [submission.inputs])
         inputs_are_here = all(submission.inputs.values())
         state = rules.submit(now, inputs_are_here=inputs_are_here, retry_policy=submission.retry_policy)
         new = NewExecution(
@@ -243,7 +250,7 @@ class Executions:
             inputs_due_at_ms=None if inputs_are_here else now + INPUTS_DUE_MS,
         )
         (row,) = insert_new(connection, tenant_id, [new], now)
-        topics = [WORK] if inputs_are_here else []
+        topics = [tenant_topic(tenant_id), *([WORK] if inputs_are_here else [])]
         if submission.batch_id is not None:
             topics.append(batch_topic(tenant_id, submission.batch_id))
         return Submitted(row, attached=False), topics
@@ -307,12 +314,13 @@ def insert_input_artifacts(
     hashes = [sha256 for inputs in inputs_by_execution.values() for sha256 in inputs.values() if sha256]
     if not hashes:
         return
+    ids = iter(new_ids("art", len(hashes)))
     sizes = blob_store.owned_sizes(connection, tenant_id, hashes)
     blob_store.insert_artifacts(
         connection,
         [
             {
-                "artifact_id": new_id("art"),
+                "artifact_id": next(ids),
                 "execution_id": execution_id,
                 "tenant_id": tenant_id,
                 "artifact_type": "input",
@@ -330,13 +338,15 @@ def insert_input_artifacts(
     )
 
 
-def check_blobs(connection: Connection, tenant_id: str, submissions: Sequence[Submission]) -> None:
+def check_blobs(
+    connection: Connection, tenant_id: str, inputs_of: Sequence[Mapping[str, str | None]]
+) -> None:
     """Make sure that every blob that inputs name is here.
 
     Raises:
         Invalid: some are not; each is named.
     """
-    named = {sha256: name for item in submissions for name, sha256 in item.inputs.items() if sha256}
+    named = {sha256: name for inputs in inputs_of for name, sha256 in inputs.items() if sha256}
     if not named:
         return
     here = blob_store.owned_sizes(connection, tenant_id, list(named))

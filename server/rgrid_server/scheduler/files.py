@@ -104,6 +104,24 @@ class Files:
             chunks=self._blobs.read(sha256),
         )
 
+    async def read_blob(self, tenant_id: str, sha256: str, size_bytes: int) -> AsyncIterator[bytes]:
+        """A blob's bytes in chunks, exactly as many as are promised.
+
+        Raises:
+            NotFound: the tenant has none such.
+            OSError: its bytes are not all there.
+        """
+        stored = await self.open_blob(tenant_id, sha256)
+        if stored.content is not None:
+            yield stored.content
+            return
+        sent_bytes = 0
+        async for chunk in stored.chunks:
+            sent_bytes += len(chunk)
+            yield chunk
+        if sent_bytes != size_bytes:
+            raise OSError(f"the blob {sha256} has {sent_bytes} bytes where {size_bytes} belong")
+
     async def cached_inputs(self, tenant_id: str, input_hash: str) -> Any | None:
         """The references that were stored for a hash of inputs, None for no such hash."""
         return await self._database.read(lambda c: store.get_cached_inputs(c, tenant_id, input_hash))

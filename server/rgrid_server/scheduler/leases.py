@@ -21,7 +21,7 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.errors import Conflict, Superseded
 from rgrid_server.scheduler.choosing import Places, StoredQueue
 from rgrid_server.scheduler.transitions import apply_event, topics_of
-from rgrid_server.scheduler.wakeups import WORK, Wakeups, room_topic, runner_topic
+from rgrid_server.scheduler.wakeups import WORK, Wakeups, room_topic, runner_topic, tenant_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
 from rgrid_server.store import logs, queue
@@ -131,6 +131,7 @@ class Leases:
                 if await is_gone():
                     return Claimed([], {}, [])
                 claimed = await self._claim_now(request)
+                self._wakeups.wake({tenant_topic(item.tenant_id) for item in claimed.attempts})
                 if claimed.attempts or claimed.cancel or self.draining:
                     return claimed
                 if claimed.lacks_room and more_room.is_woken:

@@ -33,7 +33,19 @@ class Logs:
         self._database = database
         self._wakeups = wakeups
 
-    async def page(self, tenant_id: str, execution_id: str, after: int, wait_seconds: float = 0) -> LogPage:
+    @property
+    def is_ending(self) -> bool:
+        """Whether the server is about to stop, so that streams have to end."""
+        return self._wakeups.is_ending
+
+    async def page(
+        self,
+        tenant_id: str,
+        execution_id: str,
+        after: int,
+        wait_seconds: float = 0,
+        max_entries: int = MAX_ENTRIES_A_PAGE,
+    ) -> LogPage:
         """Entries behind ``after``; waits up to ``wait_seconds`` for the first one or for the end.
 
         Raises:
@@ -43,18 +55,16 @@ class Logs:
         deadline = loop.time() + wait_seconds
         with self._wakeups.watch(log_topic(execution_id)) as watch:
             while True:
-                page = await self._page(tenant_id, execution_id, after)
+                page = await self._page(tenant_id, execution_id, after, max_entries)
                 if page.entries or page.is_complete or not await watch.wait(deadline - loop.time()):
                     return page
 
-    async def _page(self, tenant_id: str, execution_id: str, after: int) -> LogPage:
+    async def _page(self, tenant_id: str, execution_id: str, after: int, max_entries: int) -> LogPage:
         # the status first: once it is terminal no more entries come, so none is missed between the two
         row = await self._database.read(lambda c: store.get_status(c, tenant_id, execution_id))
         if row is None:
             raise NotFound("Execution")
-        entries = await self._database.read(
-            lambda c: logs.read_log(c, execution_id, after, MAX_ENTRIES_A_PAGE)
-        )
+        entries = await self._database.read(lambda c: logs.read_log(c, execution_id, after, max_entries))
         status = Status(row["status"])
         return LogPage(
             entries=entries,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
-from rgrid_server.scheduler.wakeups import WORK, batch_topic, execution_topic, log_topic
+from rgrid_server.scheduler.wakeups import WORK, batch_topic, execution_topic, log_topic, tenant_topic
 from rgrid_server.store import batches, executions
 from rgrid_server.store.executions import Transition
 
@@ -37,6 +37,8 @@ def topics_of(done: Transition | None) -> list[str]:
     if done is None or done.before == done.after:
         return []
     topics = [execution_topic(done.execution_id)]
+    if done.changed_status:
+        topics.append(tenant_topic(done.tenant_id))
     if done.batch_id is not None and done.changed_status:
         topics.append(batch_topic(done.tenant_id, done.batch_id))
     if done.ended:

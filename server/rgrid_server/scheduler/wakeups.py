@@ -30,6 +30,11 @@ def log_topic(execution_id: str) -> str:
     return f"log:{execution_id}"
 
 
+def tenant_topic(tenant_id: str) -> str:
+    """A tenant's feed of transitions grew."""
+    return f"tenant:{tenant_id}"
+
+
 def runner_topic(runner_id: str) -> str:
     """A runner has something to be told."""
     return f"runner:{runner_id}"
@@ -49,7 +54,8 @@ WORK_RELOOK_SECONDS = 2.0
 class Watch:
     """One who waits for any of some topics; with ``relook_seconds`` never longer than that at a time."""
 
-    def __init__(self, relook_seconds: float | None = None) -> None:
+    def __init__(self, owner: Wakeups, relook_seconds: float | None = None) -> None:
+        self._owner = owner
         self._event = asyncio.Event()
         self._relook_seconds = relook_seconds
 
@@ -63,8 +69,11 @@ class Watch:
         return self._event.is_set()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for a wake since the last wait; returns whether to look again within ``seconds``."""
-        if seconds <= 0:
+        """Wait for a wake since the last wait; returns whether to look again within ``seconds``.
+
+        A server that is about to stop lets nobody wait: the answer is then False, as after the whole time.
+        """
+        if seconds <= 0 or self._owner.is_ending:
             return False
         limit = seconds if self._relook_seconds is None else min(seconds, self._relook_seconds)
         try:
@@ -72,7 +81,7 @@ class Watch:
         except TimeoutError:
             return limit < seconds
         self._event.clear()
-        return True
+        return not self._owner.is_ending
 
 
 class Wakeups:
@@ -87,12 +96,13 @@ class Wakeups:
     def __init__(self, tell_others: Callable[[Sequence[str]], None] | None = None) -> None:
         self._tell_others = tell_others
         self._watches: defaultdict[str, set[Watch]] = defaultdict(set)
+        self.is_ending = False
 
     @contextmanager
     def watch(self, *topics: str) -> Iterator[Watch]:
         """Watch topics for the length of a ``with`` block."""
         relook_seconds = WORK_RELOOK_SECONDS if WORK in topics else RELOOK_SECONDS
-        watch = Watch(None if self._tell_others is None else relook_seconds)
+        watch = Watch(self, None if self._tell_others is None else relook_seconds)
         for topic in topics:
             self._watches[topic].add(watch)
         try:
@@ -117,7 +127,12 @@ class Wakeups:
                 watch.wake()
 
     def wake_all(self) -> None:
-        """Wake everyone: the server is about to stop."""
+        """Wake everyone here: wakes may have been lost."""
         for watches in self._watches.values():
             for watch in watches:
                 watch.wake()
+
+    def end_all(self) -> None:
+        """End every wait here, now and from now on: the server is about to stop."""
+        self.is_ending = True
+        self.wake_all()

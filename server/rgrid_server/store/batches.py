@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, func, insert, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.batch import Counts
-from rgrid_server.domain.execution import TERMINAL, Status
+from rgrid_server.domain.execution import Status
 from rgrid_server.store.database import Row
 from rgrid_server.store.executions import LISTED
 from rgrid_server.store.prepared import Prepared, all_rows, first_row
@@ -152,20 +152,24 @@ def batch_executions(
     return all_rows(connection, query)
 
 
-def unfinished_ids(connection: Connection, tenant_id: str, batch_id: str) -> list[str]:
-    """Executions of a batch that are not terminal."""
-    query = select(executions.c.execution_id).where(
-        executions.c.tenant_id == tenant_id,
-        executions.c.batch_id == batch_id,
-        executions.c.status.not_in([status.value for status in TERMINAL]),
+def canceled_unfinished(connection: Connection) -> Sequence[Row]:
+    """Batches that were canceled and of which something has not ended."""
+    query = select(batches.c.tenant_id, batches.c.batch_id).where(
+        batches.c.cancel_requested_at_ms.is_not(None), batches.c.completed_at_ms.is_(None)
     )
-    return list(connection.execute(query).scalars())
+    return all_rows(connection, query)
 
 
 def full_executions(
-    connection: Connection, tenant_id: str, batch_id: str, statuses: Sequence[Status]
+    connection: Connection,
+    tenant_id: str,
+    batch_id: str,
+    statuses: Sequence[Status],
+    *,
+    after: int,
+    limit: int,
 ) -> Sequence[Row]:
-    """Executions of a batch with their specifications, for submitting them again."""
+    """Executions of a batch behind an index with their specifications, for submitting them again."""
     query = (
         select(
             executions,
@@ -179,8 +183,11 @@ def full_executions(
         .where(
             executions.c.tenant_id == tenant_id,
             executions.c.batch_id == batch_id,
+            executions.c.batch_id.is_not(None),
+            executions.c.batch_index > after,
             executions.c.status.in_([status.value for status in statuses]),
         )
         .order_by(executions.c.batch_index)
+        .limit(limit)
     )
     return all_rows(connection, query)

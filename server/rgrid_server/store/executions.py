@@ -64,7 +64,7 @@ _INSERT_SPECIFICATION = Prepared(
 )
 _LOCK = select(executions.c.execution_id).order_by(executions.c.execution_id).with_for_update()
 _LOCK_ONE = Prepared(_LOCK.where(executions.c.execution_id == bindparam("execution_id")))
-_INSERT_EVENT = Prepared(
+INSERT_EVENT = Prepared(
     insert(events), ["tenant_id", "execution_id", "batch_id", "status", "attempt", "at_ms"]
 )
 _INSERT_INDEXED = Prepared(
@@ -154,20 +154,20 @@ def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewE
     Raises:
         sqlalchemy.exc.IntegrityError: a run key is held already.
     """
-    rows = [_row(tenant_id, item) for item in new]
-    _INSERT.run_many(connection, rows)
+    rows = [new_row(tenant_id, item) for item in new]
+    INSERT_EXECUTION.run_many(connection, rows)
     indexed = [
         {"tenant_id": tenant_id, "name": name, "value": value, "execution_id": item.execution_id}
         for item in new
         if item.submission.user_metadata
-        for name, value in _indexed(item.submission.user_metadata)
+        for name, value in indexed_metadata(item.submission.user_metadata)
     ]
     if indexed:
         _INSERT_INDEXED.run_many(connection, indexed)
-    _INSERT_EVENT.run_many(
+    INSERT_EVENT.run_many(
         connection,
         [
-            _event(
+            event_row(
                 tenant_id, item.execution_id, item.submission.batch_id, item.state, item.state.created_at_ms
             )
             for item in new
@@ -261,9 +261,9 @@ def transition(
     if "ready_at_ms" in changes and after.ready_at_ms is not None:
         changes["backoff_until_ms"] = after.ready_at_ms if after.ready_at_ms > now_ms else None
     if changes:
-        _changing(tuple(changes)).run(connection, changed_id=execution_id, **changes)
+        changing(tuple(changes)).run(connection, changed_id=execution_id, **changes)
     if done.changed_status:
-        _INSERT_EVENT.run(connection, **_event(done.tenant_id, execution_id, done.batch_id, after, now_ms))
+        INSERT_EVENT.run(connection, **event_row(done.tenant_id, execution_id, done.batch_id, after, now_ms))
         if done.batch_id is not None:
             count_in_batch(
                 connection,
@@ -295,12 +295,12 @@ def charge_batch(connection: Connection, tenant_id: str, batch_id: str, nanos: i
 
 def set_inputs(connection: Connection, execution_id: str, inputs: Mapping[str, str | None]) -> None:
     """Write which blob each input is, as files arrive."""
-    _changing(("inputs",)).run(connection, changed_id=execution_id, inputs=dict(inputs))
+    changing(("inputs",)).run(connection, changed_id=execution_id, inputs=dict(inputs))
 
 
 def set_result(connection: Connection, execution_id: str, values: Mapping[str, Any]) -> None:
     """Write what an attempt left beside its state: outputs' heads, host, metadata, charge."""
-    _changing(tuple(values)).run(connection, changed_id=execution_id, **values)
+    changing(tuple(values)).run(connection, changed_id=execution_id, **values)
 
 
 def recent_durations_ms(
@@ -326,7 +326,8 @@ def overdue_inputs(connection: Connection, now_ms: int, limit: int = 500) -> Seq
 
 
 @cache
-def _changing(columns: tuple[str, ...]) -> Prepared:
+def changing(columns: tuple[str, ...]) -> Prepared:
+    """The update of some columns of one execution, ``changed_id``."""
     return Prepared(
         update(executions).where(executions.c.execution_id == bindparam("changed_id")),
         ["changed_id", *columns],
@@ -349,10 +350,11 @@ _DEFAULTS = {"output_truncated": False, "last_sequence": 0, "charge_nanos": 0}
 _UNSET: dict[str, Any] = {
     column.name: None for column in executions.c if column.name not in {"sequence", *_DEFAULTS}
 }
-_INSERT = Prepared(insert(executions), list(_UNSET))
+INSERT_EXECUTION = Prepared(insert(executions), list(_UNSET))
 
 
-def _row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
+def new_row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
+    """The columns of an execution to insert."""
     submission = item.submission
     state = item.state
     return (
@@ -386,9 +388,10 @@ def _row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
     )
 
 
-def _event(
+def event_row(
     tenant_id: str, execution_id: str, batch_id: str | None, state: State, now_ms: int
 ) -> dict[str, Any]:
+    """The columns of an event to insert."""
     return {
         "tenant_id": tenant_id,
         "execution_id": execution_id,
@@ -399,7 +402,7 @@ def _event(
     }
 
 
-def _indexed(user_metadata: Mapping[str, object]) -> list[tuple[str, str]]:
+def indexed_metadata(user_metadata: Mapping[str, object]) -> list[tuple[str, str]]:
     """Names and values that lists can be filtered by: what is a plain value and not a text of its own."""
     return [
         (name, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import Integer, bindparam, func, insert, select
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.attempts import LogChunk, LogEntry
@@ -13,20 +13,28 @@ from rgrid_server.store.prepared import Prepared
 from rgrid_server.store.tables import log_chunks
 
 CHUNKS_A_PAGE = 64
-
+PAGE_BYTES = 256 * 1024
+"""A page ends with the chunk that makes it so large; one chunk may be larger."""
 
 _LAST = Prepared(
     select(func.max(log_chunks.c.last_sequence)).where(log_chunks.c.execution_id == bindparam("execution_id"))
 )
 _INSERT = Prepared(insert(log_chunks), [column.name for column in log_chunks.c])
-_PAGE = Prepared(
-    select(log_chunks.c.first_sequence, log_chunks.c.entries)
-    .where(
-        log_chunks.c.execution_id == bindparam("execution_id"),
-        log_chunks.c.last_sequence > bindparam("after"),
-    )
+_BEHIND = (
+    log_chunks.c.execution_id == bindparam("execution_id"),
+    log_chunks.c.last_sequence > bindparam("after"),
+)
+_SIZES = Prepared(
+    select(func.length(log_chunks.c.entries).label("size_bytes"))
+    .where(*_BEHIND)
     .order_by(log_chunks.c.first_sequence)
     .limit(CHUNKS_A_PAGE)
+)
+_PAGE = Prepared(
+    select(log_chunks.c.first_sequence, log_chunks.c.entries)
+    .where(*_BEHIND)
+    .order_by(log_chunks.c.first_sequence)
+    .limit(bindparam("max_rows", type_=Integer))
 )
 
 
@@ -50,7 +58,15 @@ def read_log(
     connection: Connection, execution_id: str, after: int, max_entries: int
 ) -> list[tuple[int, LogEntry]]:
     """Entries behind a sequence number with their numbers, as far as one page of chunks goes."""
-    rows = _PAGE.all(connection, execution_id=execution_id, after=after)
+    count = size_bytes = 0
+    for size in _SIZES.all(connection, execution_id=execution_id, after=after):
+        count += 1
+        size_bytes += size["size_bytes"]
+        if size_bytes >= PAGE_BYTES:
+            break
+    if not count:
+        return []
+    rows = _PAGE.all(connection, execution_id=execution_id, after=after, max_rows=count)
     found: list[tuple[int, LogEntry]] = []
     for row in rows:
         found.extend(

@@ -20,6 +20,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from rgrid_server.store.database import Row
 
+_NOTHING: Any = object()
+
 
 class Upsert(Protocol):
     """An insert that knows what to do about a row that is there, as both dialects have it."""
@@ -81,6 +83,19 @@ class Prepared:
         """Execute it once for each of some parameters."""
         self._for(connection.dialect).execute_many(connection, rows)
 
+    def run_alike(
+        self,
+        connection: Connection,
+        shared: Mapping[str, object],
+        names: Sequence[str],
+        rows: Sequence[Sequence[object]],
+    ) -> None:
+        """Execute it once for each row of the values of ``names``, with ``shared`` for all others.
+
+        What is shared is converted once, and so is a value that is the same object as the row's before it.
+        """
+        self._for(connection.dialect).execute_alike(connection, shared, names, rows)
+
     def _for(self, dialect: Dialect) -> _Compiled:
         found = self._compiled.get(dialect.name)
         if found is None or found.dialect is not dialect:
@@ -129,8 +144,38 @@ class _Compiled:
 
     def execute_many(self, connection: Connection, rows: Iterable[Mapping[str, object]]) -> None:
         """Execute it for each of some parameters."""
+        self._execute_bound(connection, [self._bound(row) for row in rows])
+
+    def execute_alike(
+        self,
+        connection: Connection,
+        shared: Mapping[str, object],
+        names: Sequence[str],
+        rows: Sequence[Sequence[object]],
+    ) -> None:
+        """Execute it for each row of some parameters' values, with the others shared."""
+        common = {name: shared[name] for name in self._names if name not in names and name in shared}
+        blank: dict[str, object] = dict.fromkeys(names)
+        template = self._bound({**common, **blank})
+        columns = [
+            _converted([row[at] for row in rows], self._binders.get(name)) for at, name in enumerate(names)
+        ]
+        if not self._is_positional:
+            bound: list[Any] = [
+                {**template, **dict(zip(names, values, strict=True))} for values in zip(*columns, strict=True)
+            ]
+        else:
+            places = [self._names.index(name) for name in names]
+            bound = []
+            for values in zip(*columns, strict=True):
+                row = list(template)
+                for place, value in zip(places, values, strict=True):
+                    row[place] = value
+                bound.append(row)
+        self._execute_bound(connection, bound)
+
+    def _execute_bound(self, connection: Connection, bound: Sequence[Any]) -> None:
         cursor = self._cursor(connection)
-        bound = [self._bound(row) for row in rows]
         try:
             if len(bound) == 1:
                 cursor.execute(self._sql, bound[0])
@@ -183,6 +228,18 @@ class _Compiled:
             dialect=self.dialect,
         )
         return wrapped if isinstance(wrapped, Exception) else error
+
+
+def _converted(values: list[Any], binder: Callable[[Any], Any] | None) -> list[Any]:
+    if binder is None:
+        return values
+    found: list[Any] = []
+    last, last_found = _NOTHING, None
+    for value in values:
+        if value is not last:
+            last, last_found = value, binder(value)
+        found.append(last_found)
+    return found
 
 
 def all_rows(connection: Connection, query: Select[Any]) -> list[Row]:

@@ -96,6 +96,7 @@ def sqlite_engine(path: Path) -> Engine:
             "cache_size=-65536",
             "temp_store=MEMORY",
             "journal_size_limit=67108864",
+            "wal_autocheckpoint=8192",
         ):
             try:
                 connection.execute(f"PRAGMA {pragma}")

@@ -98,6 +98,12 @@ batches = Table(
         sqlite_where=text("run_key IS NOT NULL AND acknowledged_at_ms IS NULL"),
         postgresql_where=text("run_key IS NOT NULL AND acknowledged_at_ms IS NULL"),
     ),
+    Index(
+        "ix_batches_canceling",
+        "cancel_requested_at_ms",
+        sqlite_where=text("cancel_requested_at_ms IS NOT NULL AND completed_at_ms IS NULL"),
+        postgresql_where=text("cancel_requested_at_ms IS NOT NULL AND completed_at_ms IS NULL"),
+    ),
 )
 
 executions = Table(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rgrid_server.domain import frames
 from rgrid_server.domain.apikeys import Scope, hash_key, opens, parse_scopes
-from rgrid_server.domain.batch import Counts, batch_status, eta_seconds
+from rgrid_server.domain.batch import PACE_ENDS, Counts, End, batch_status, eta_seconds
 from rgrid_server.domain.budget import Budget, BudgetStatus
 from rgrid_server.domain.estimate import estimate
 from rgrid_server.domain.execution import Status
@@ -198,9 +198,20 @@ def test_a_batch_is_as_its_executions_are(counts: Counts, closed: bool, status: 
 
 
 def test_a_batch_is_ready_at_the_pace_so_far() -> None:
-    assert eta_seconds(Counts(queued=10), elapsed_ms=5000) is None
-    assert eta_seconds(Counts(queued=6, completed=2), elapsed_ms=4000) == 12
-    assert eta_seconds(Counts(completed=2), elapsed_ms=4000) == 0
+    assert eta_seconds(Counts(queued=10), [], 5000) is None
+    assert eta_seconds(Counts(completed=2), [], 4000) == 0
+    # two at a time, two seconds each: six more take six seconds
+    ends = [End(1000, 3000), End(1000, 3000)]
+    assert eta_seconds(Counts(queued=6, completed=2), ends, 3000) == 6
+
+
+def test_what_a_batch_waited_before_its_latest_ends_says_nothing_of_its_pace() -> None:
+    ends = [End(None, 3_600_000 + 1000 * n) for n in range(PACE_ENDS)]
+    newest = ends[-1].ended_at_ms
+    counts = Counts(queued=30, completed=2 * PACE_ENDS)
+    assert eta_seconds(counts, ends, newest) == 30
+    # nothing has ended since for as long again: it is at half the pace
+    assert eta_seconds(counts, ends, newest + 1000 * (PACE_ENDS - 1)) == 60
 
 
 def test_admin_opens_all_but_what_runners_do() -> None:

@@ -78,6 +78,12 @@ def _results() -> None:
         ["tenant_id", "batch_id", "sequence"],
         "batch_id IS NOT NULL AND status IN ('completed', 'failed', 'canceled')",
     )
+    _partial_index(
+        "ix_batches_canceling",
+        "batches",
+        ["cancel_requested_at_ms"],
+        "cancel_requested_at_ms IS NOT NULL AND completed_at_ms IS NULL",
+    )
 
 
 def _positions() -> None:
