@@ -41,6 +41,7 @@ from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.reports import Reports
+from rgrid_server.scheduler.retention import Retention
 from rgrid_server.scheduler.sweeper import sweep
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
@@ -111,8 +112,8 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             executions=Executions(database, wakeups, limits),
             batches=Batches(database, wakeups, limits),
             uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes),
-            files=Files(database, blobs),
-            logs=Logs(database, wakeups),
+            files=Files(database, blobs, settings.retention),
+            logs=Logs(database, wakeups, settings.retention),
             leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits),
             reports=Reports(database, wakeups, signer, book, engine),
             costs=Costs(database, book, engine),
@@ -120,6 +121,8 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         await services.leases.extend_all()
         sweeping = asyncio.create_task(sweep(services.executions, services.leases))
         stack.push_async_callback(_canceled(sweeping))
+        retention = Retention(database, blobs, settings.retention)
+        stack.push_async_callback(_canceled(asyncio.create_task(retention.keep_up())))
         yield ServerState(settings, services, wakeups, runner_key)
 
 

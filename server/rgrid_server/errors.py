@@ -18,6 +18,14 @@ class NotFound(ServiceError):
         super().__init__(f"{kind} not found")
 
 
+class Expired(NotFound):
+    """It was kept as long as the server keeps such things."""
+
+    def __init__(self, code: str, message: str) -> None:
+        ServiceError.__init__(self, message)
+        self.code = code
+
+
 class Invalid(ServiceError):
     """A request asks for what cannot be."""
 

@@ -15,7 +15,7 @@ from rgrid_server.api.json import Json
 from rgrid_server.blobs.base import BlobError
 from rgrid_server.domain.execution import Refused, RefusedReason
 from rgrid_server.domain.submission import Problem
-from rgrid_server.errors import Conflict, Invalid, LimitReached, NotFound
+from rgrid_server.errors import Conflict, Expired, Invalid, LimitReached, NotFound
 from rgrid_server.store.database import StorageError, StorageFull
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,11 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
 
 async def _not_found(_request: Request, error: Exception) -> Response:
     return Json({"detail": str(error)}, 404)
+
+
+async def _expired(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Expired)
+    return _answer(410, error.code, str(error))
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -119,6 +124,7 @@ async def _unexpected(request: Request, _error: Exception) -> Response:
 
 
 _ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    Expired: _expired,
     NotFound: _not_found,
     Invalid: _invalid,
     Conflict: _conflict,

@@ -27,6 +27,7 @@ from rgrid_server.errors import Conflict, Invalid, NotFound
 from rgrid_server.scheduler.executions import (
     cancel_topics,
     check_blobs,
+    inputs_that_expire,
     insert_new,
     run_key_conflict,
     submission_of,
@@ -34,6 +35,7 @@ from rgrid_server.scheduler.executions import (
 from rgrid_server.scheduler.transitions import apply_event, finish_batch, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic
 from rgrid_server.store import batches as store
+from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import NewExecution
@@ -111,6 +113,10 @@ class Batches:
                     "created_at_ms": now,
                 },
             )
+            if not batch.closed:
+                # an open batch keeps what its template names, for items to come
+                named = [sha256 for sha256 in batch.template.inputs.values() if sha256]
+                blob_rows.lock_owned_sizes(connection, tenant_id, named)
             self._insert_items(connection, tenant_id, batch_id, batch.items)
             finish_batch(connection, tenant_id, batch_id, now)
             return StoredBatch(_existing(connection, tenant_id, batch_id))
@@ -265,7 +271,7 @@ class Batches:
 
         Raises:
             NotFound, LimitReached: as for submitting.
-            Conflict: ``nothing_to_retry``, or ``not_finished``.
+            Conflict: ``nothing_to_retry``, ``not_finished``, or ``inputs_expired``.
         """
         wanted = [Status.FAILED, Status.CANCELED] if failed_only else list(rules.TERMINAL)
         old = await self._get(tenant_id, batch_id)
@@ -279,15 +285,14 @@ class Batches:
         ]
         if not items:
             raise Conflict("nothing_to_retry", f"every execution of the batch {batch_id} completed")
-        return await self.submit(
-            tenant_id,
-            BatchSubmission(
-                template=items[0].submission,
-                items=items,
-                parallelism=old["parallelism"],
-                user_metadata=old["user_metadata"],
-            ),
+        again = BatchSubmission(
+            template=items[0].submission,
+            items=items,
+            parallelism=old["parallelism"],
+            user_metadata=old["user_metadata"],
         )
+        with inputs_that_expire(f"the batch {batch_id}"):
+            return await self.submit(tenant_id, again)
 
     async def _get(self, tenant_id: str, batch_id: str) -> Row:
         return await self._database.read(lambda c: _existing(c, tenant_id, batch_id))
