@@ -78,6 +78,6 @@ class Logs:
             days = self._retention.log_ms / DAY_MS
             raise Expired(
                 "logs_expired",
-                f"the log of {execution_id} is not kept any more: it was deleted {days:g} days after the end; "
-                "run it again for a new one",
+                f"the log of {execution_id} is not kept any more: it was deleted {days:g} days after the "
+                "end; run it again for a new one",
             )

@@ -89,7 +89,7 @@ def owned_sizes(connection: Connection, tenant_id: str, hashes: Sequence[str]) -
 
 
 def lock_owned_sizes(connection: Connection, tenant_id: str, hashes: Sequence[str]) -> dict[str, int]:
-    """As :func:`owned_sizes`, for who is about to point to them: none is condemned during this transaction."""
+    """As :func:`owned_sizes`, for who is about to point to them: none is condemned meanwhile."""
     return _sizes(connection, tenant_id, hashes, _LOCKED_SIZE, _LOCKED_SIZES)
 
 
