@@ -47,6 +47,7 @@ from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.results import Results
+from rgrid_server.scheduler.retention import Retention
 from rgrid_server.scheduler.sweeper import sweep
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
@@ -118,8 +119,8 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             executions=Executions(database, wakeups, limits),
             batches=Batches(database, wakeups, limits),
             uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes),
-            files=Files(database, blobs),
-            logs=Logs(database, wakeups),
+            files=Files(database, blobs, settings.retention),
+            logs=Logs(database, wakeups, settings.retention),
             feed=Feed(database, wakeups),
             results=Results(database, wakeups),
             leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits, chooser),
@@ -132,6 +133,8 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         await clock.begin()
         sweeping = asyncio.create_task(sweep(clock, services.executions, services.leases))
         stack.push_async_callback(_canceled(sweeping))
+        retention = Retention(database, blobs, settings.retention)
+        stack.push_async_callback(_canceled(asyncio.create_task(retention.keep_up())))
         yield ServerState(settings, services, wakeups, runner_key)
 
 

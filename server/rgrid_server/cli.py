@@ -125,6 +125,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["local", "ray"])
     parser.add_argument("--slots", type=int, metavar="N", help="executions at once")
     parser.add_argument("--sandbox", choices=["auto", "process", "bubblewrap", "docker"])
+    parser.add_argument("--log-retention-days", type=float, metavar="D", help="of logs, 7 by default")
+    parser.add_argument(
+        "--output-retention-days", type=float, metavar="D", help="of inputs and outputs, 30 by default"
+    )
     parser.add_argument("--idle-exit-seconds", type=float, metavar="S")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
 

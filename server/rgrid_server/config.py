@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rgrid_server.domain.retention import DAY_MS, RetentionTimes
 from rgrid_server.domain.submission import Limits
 from rgrid_server.scheduler.leases import AttemptLimits
 
@@ -42,6 +43,10 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(default_factory=list)
     max_timeout_seconds: int = Field(3600, ge=1)
     max_blob_bytes: int = Field(16 * 1024**3, ge=1)
+    log_retention_days: float = Field(7, gt=0, description="so long after its end an execution's log is kept")
+    output_retention_days: float = Field(
+        30, gt=0, description="so long after its end an execution's inputs, outputs and events are kept"
+    )
     idle_exit_seconds: float | None = Field(
         None, gt=0, description="stop when nothing was asked or run for so long"
     )
@@ -51,6 +56,14 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """What a tenant may ask for."""
         return Limits(max_timeout_seconds=self.max_timeout_seconds, max_blob_bytes=self.max_blob_bytes)
+
+    @property
+    def retention(self) -> RetentionTimes:
+        """How long logs and files are kept."""
+        return RetentionTimes(
+            log_ms=round(self.log_retention_days * DAY_MS),
+            output_ms=round(self.output_retention_days * DAY_MS),
+        )
 
     @property
     def attempt_limits(self) -> AttemptLimits:

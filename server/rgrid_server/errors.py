@@ -18,6 +18,15 @@ class NotFound(ServiceError):
         super().__init__(f"{kind} not found")
 
 
+class Gone(NotFound):
+    """It was kept once, as long as the server keeps such things, and is no more."""
+
+    def __init__(self, code: str, message: str, **facts: object) -> None:
+        ServiceError.__init__(self, message)
+        self.code = code
+        self.facts = facts
+
+
 class Invalid(ServiceError):
     """A request asks for what cannot be."""
 
@@ -46,12 +55,3 @@ class LimitReached(ServiceError):
         super().__init__(message)
         self.usage_micros = usage_micros
         self.limit_micros = limit_micros
-
-
-class Gone(ServiceError):
-    """What is asked for was kept once, and is no more."""
-
-    def __init__(self, code: str, message: str, **facts: object) -> None:
-        super().__init__(message)
-        self.code = code
-        self.facts = facts

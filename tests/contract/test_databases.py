@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from rgrid_server.clock import now_ms
 from rgrid_server.config import Settings
 from rgrid_server.domain.attempts import AttemptId, Outcome
 from rgrid_server.domain.execution import Status
@@ -397,7 +398,7 @@ def test_a_lost_lease_and_its_late_report_end_an_attempt_once(empty_queue: Store
 
     async def run() -> list[str]:
         reports = [either(store, n).end(attempt) for n, attempt in enumerate(taken)]
-        sweeps = [either(store, n).leases.expire() for n in range(6)]
+        sweeps = [either(store, n).leases.expire(now_ms()) for n in range(6)]
         verdicts, _ = await asyncio.gather(asyncio.gather(*reports), asyncio.gather(*sweeps))
         return list(verdicts)
 

@@ -267,7 +267,7 @@ def test_an_expired_lease_is_handed_on_and_the_old_attempt_is_refused_everything
         (old,) = (await core.claim()).attempts
         assert await core.send_log(old, ["one", "two"], 1) is Verdict.ACCEPTED
         clock.now_ms += leases.LEASE_MS + 1
-        await core.leases.expire()
+        await core.leases.expire(clock.now_ms)
         clock.now_ms += 60_000
         (new,) = (await core.claim()).attempts
         assert (new.execution_id, new.attempt, new.first_sequence) == (execution, 2, 3)

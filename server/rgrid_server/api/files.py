@@ -17,12 +17,12 @@ from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import DownloadUrlBody, HashesBody, InputCacheBody
 from rgrid_server.api.services import services
 from rgrid_server.api.urls import check_signature, download_url
+from rgrid_server.blobs.base import Received
 from rgrid_server.domain import frames
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.submission import Problem, is_sha256
 from rgrid_server.errors import Invalid
 from rgrid_server.scheduler.files import ARTIFACT_PLACE, StoredBytes
-from rgrid_server.scheduler.uploads import Received
 
 router = guarded_router()
 router.tags = ["files"]
@@ -74,8 +74,10 @@ async def get_blob(request: Request, sha256: str, who: Who) -> Response:
 @needs(Scope.READ)
 async def list_artifacts(request: Request, execution_id: str, who: Who) -> Response:
     """Inputs, then outputs, by name."""
-    rows = await services(request).files.artifacts(who.tenant_id, execution_id)
-    return Json([views.artifact(row) for row in rows])
+    found = services(request)
+    rows = await found.files.artifacts(who.tenant_id, execution_id)
+    expires_at_ms = found.settings.retention.outputs_expire_at_ms
+    return Json([views.artifact(row, expires_at_ms(row["completed_at_ms"])) for row in rows])
 
 
 @router.post("/artifacts/download-url", summary="A URL that fetches an artifact without a key")

@@ -119,7 +119,8 @@ async def report(request: Request) -> Response:
         raise ApiError(422, "report_invalid", f"a report cannot be read: {error!r}") from None
     found = services(request)
     hosts = {row["runner_id"]: row["hostname"] for row in await found.leases.runners()}
-    verdicts = await found.reports.end_attempts(reports, {item.sha256: item for item in received}, hosts)
+    async with found.uploads.taking(received):
+        verdicts = await found.reports.end_attempts(reports, {item.sha256: item for item in received}, hosts)
     return Json({"results": [verdict.value for verdict in verdicts]})
 
 

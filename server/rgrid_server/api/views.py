@@ -180,8 +180,8 @@ def finished(position: int, row: Row, outputs: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def artifact(row: Row) -> dict[str, Any]:
-    """A file of an execution."""
+def artifact(row: Row, expires_at_ms: int | None) -> dict[str, Any]:
+    """A file of an execution, and until when it is kept; not said while the execution has not ended."""
     return {
         "artifact_id": row["artifact_id"],
         "execution_id": row["execution_id"],
@@ -193,7 +193,7 @@ def artifact(row: Row) -> dict[str, Any]:
         "content_type": row["content_type"],
         "mode": row["mode"],
         "created_at": iso(row["created_at_ms"]),
-        "expires_at": None,
+        "expires_at": iso(expires_at_ms),
     }
 
 

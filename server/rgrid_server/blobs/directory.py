@@ -1,4 +1,4 @@
-"""Blobs as files under a directory: written beside, made durable, then renamed to their hash."""
+"""Blobs as files under a directory: written beside, made durable, then renamed to their location."""
 
 from __future__ import annotations
 
@@ -13,50 +13,66 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobError
+from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobError, Received, fresh_location
 
 READ_CHUNK_BYTES = 1024 * 1024
 
 
 class DirectoryBlobStore:
-    """Keeps each blob as ``ab/cdef…`` by its SHA-256."""
+    """Keeps each upload as ``ab/<sha256>-<random>``; several processes may share the directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._incoming = directory / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         for leftover in self._incoming.iterdir():
-            _remove_if_abandoned(leftover)
+            _remove_if_forsaken(leftover)
 
     def begin(self, max_bytes: int) -> DirectoryUpload:
         """Begin to take in a blob of at most ``max_bytes``."""
-        return DirectoryUpload(self, self._incoming / secrets.token_hex(16), max_bytes)
+        return DirectoryUpload(self, self._incoming, max_bytes)
 
-    def path(self, sha256: str) -> Path:
+    def path(self, location: str) -> Path:
         """Where a blob's bytes stand or would stand."""
-        return self._directory / sha256[:2] / sha256[2:]
+        return self._directory / location
 
-    async def read(self, sha256: str) -> AsyncIterator[bytes]:
+    async def read(self, location: str) -> AsyncIterator[bytes]:
         """A blob's bytes in chunks of at most a MiB."""
-        with await asyncio.to_thread(self.path(sha256).open, "rb") as file:
+        with await asyncio.to_thread(self.path(location).open, "rb") as file:
             while chunk := await asyncio.to_thread(file.read, READ_CHUNK_BYTES):
                 yield chunk
 
-    async def delete(self, sha256: str) -> None:
+    async def size_bytes(self, location: str) -> int | None:
+        """The size of a blob's file."""
+        try:
+            return (await asyncio.to_thread(self.path(location).stat)).st_size
+        except FileNotFoundError:
+            return None
+
+    async def delete(self, location: str) -> None:
         """Remove a blob's file."""
-        await asyncio.to_thread(self.path(sha256).unlink, missing_ok=True)
+        await asyncio.to_thread(self.path(location).unlink, missing_ok=True)
+
+    async def written_before(self, before_ms: int) -> AsyncIterator[list[str]]:
+        """Old files, folder by folder."""
+        for folder in await asyncio.to_thread(lambda: sorted(self._directory.iterdir())):
+            if folder != self._incoming and folder.is_dir():
+                found = await asyncio.to_thread(_files_before, folder, before_ms)
+                if found:
+                    yield found
 
 
 class DirectoryUpload:
     """A blob on its way in: in memory while it is small, else in a file that has no name yet."""
 
-    def __init__(self, store: DirectoryBlobStore, temporary: Path, max_bytes: int) -> None:
+    def __init__(self, store: DirectoryBlobStore, incoming: Path, max_bytes: int) -> None:
         self.size_bytes = 0
         self._store = store
-        self._temporary = temporary
+        self._incoming = incoming
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
         self._held = bytearray()
+        self._temporary: Path | None = None
         self._file: BinaryIO | None = None
 
     async def write(self, chunk: bytes) -> None:
@@ -69,7 +85,7 @@ class DirectoryUpload:
         if len(self._held) > (INLINE_MAX_BYTES if self._file is None else READ_CHUNK_BYTES):
             await asyncio.to_thread(self._spill)
 
-    async def finish(self, expected_sha256: str | None) -> tuple[str, bytes | None]:
+    async def finish(self, expected_sha256: str | None) -> Received:
         """Make it durable and give it its name."""
         sha256 = self._hash.hexdigest()
         if expected_sha256 is not None and sha256 != expected_sha256:
@@ -79,57 +95,75 @@ class DirectoryUpload:
                 "send the file again",
             )
         if self._file is None:
-            return sha256, bytes(self._held)
-        await asyncio.to_thread(self._settle, self._store.path(sha256))
-        return sha256, None
+            return Received(sha256, self.size_bytes, content=bytes(self._held))
+        location = fresh_location(sha256)
+        await asyncio.to_thread(self._settle, self._store.path(location))
+        return Received(sha256, self.size_bytes, location=location)
 
     async def abandon(self) -> None:
         """Remove what has arrived."""
-        if self._file is not None:
+        if self._file is not None and self._temporary is not None:
             self._file.close()
             await asyncio.to_thread(self._temporary.unlink, missing_ok=True)
 
     def _spill(self) -> None:
         try:
             if self._file is None:
-                self._file = _open_locked(self._temporary)
+                self._temporary, self._file = _open_locked(self._incoming)
             self._file.write(self._held)
         except OSError as error:
             raise _full(error) from error
         self._held.clear()
 
     def _settle(self, path: Path) -> None:
-        if self._file is None:
+        if self._file is None or self._temporary is None:
             raise RuntimeError("nothing was spilled")
         try:
             self._spill()
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._file.close()
             path.parent.mkdir(exist_ok=True)
             self._temporary.replace(path)
+            self._file.close()
         except OSError as error:
             raise _full(error) from error
         _fsync_directory(path.parent)
         _fsync_directory(path.parent.parent)
 
 
-def _open_locked(path: Path) -> BinaryIO:
-    """A new file, locked for as long as it is open, so that other servers on the directory leave it alone."""
+def _open_locked(incoming: Path) -> tuple[Path, BinaryIO]:
+    """A new file that its writer holds a lock on for as long as it lives."""
     while True:
-        file = path.open("wb")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists():
-            return file
-        # another server that just started took it for a leftover before it was locked
+        path = incoming / secrets.token_hex(16)
+        file = path.open("xb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:
+                return path, file
+        except BlockingIOError:
+            # another process that starts just now took it for a leftover; it removes it
+            pass
         file.close()
 
 
-def _remove_if_abandoned(path: Path) -> None:
-    """Remove an upload that a killed server did not finish: nobody was told that it is here."""
-    with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+def _remove_if_forsaken(path: Path) -> None:
+    """Remove an upload whose process was killed: nobody was told that it is here."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+    except (BlockingIOError, FileNotFoundError):
+        return
+
+
+def _files_before(folder: Path, before_ms: int) -> list[str]:
+    found: list[str] = []
+    for path in folder.iterdir():
+        # one that is removed meanwhile is not here
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime_ns < before_ms * 1_000_000:
+                found.append(f"{folder.name}/{path.name}")
+    return found
 
 
 def _fsync_directory(path: Path) -> None:

@@ -25,10 +25,16 @@ from rgrid_server.scheduler.batch_items import (
     insert_items,
     is_repeated,
 )
-from rgrid_server.scheduler.executions import cancel_topics, run_key_conflict, submission_of
+from rgrid_server.scheduler.executions import (
+    cancel_topics,
+    inputs_that_expire,
+    run_key_conflict,
+    submission_of,
+)
 from rgrid_server.scheduler.transitions import finish_batch, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, tenant_topic
 from rgrid_server.store import batches as store
+from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import bulk, results
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store.database import Database, Row
@@ -111,6 +117,10 @@ class Batches:
                     "created_at_ms": now,
                 },
             )
+            if not batch.closed:
+                # an open batch keeps what its template names, for items to come
+                named = [sha256 for sha256 in batch.template.inputs.values() if sha256]
+                blob_rows.lock_owned_sizes(connection, tenant_id, named)
             insert_items(connection, tenant_id, batch_id, batch.items)
             finish_batch(connection, tenant_id, batch_id, now)
             return StoredBatch(_existing(connection, tenant_id, batch_id))
@@ -294,7 +304,7 @@ class Batches:
 
         Raises:
             NotFound, LimitReached: as for submitting.
-            Conflict: ``nothing_to_retry``, or ``not_finished``.
+            Conflict: ``nothing_to_retry``, ``not_finished``, or ``inputs_expired``.
         """
         wanted = [Status.FAILED, Status.CANCELED] if failed_only else list(rules.TERMINAL)
         new_batch_id = new_id("batch")
@@ -332,7 +342,8 @@ class Batches:
                 raise Conflict("nothing_to_retry", f"every execution of the batch {batch_id} completed")
             return StoredBatch(_existing(connection, tenant_id, new_batch_id))
 
-        stored = await self._database.write(again, is_long=True)
+        with inputs_that_expire(f"the batch {batch_id}"):
+            stored = await self._database.write(again, is_long=True)
         self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, new_batch_id)])
         return stored
 

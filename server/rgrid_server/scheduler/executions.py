@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -15,6 +16,7 @@ from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, new_ids, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import State, Status
+from rgrid_server.domain.retention import KEEP_UNUSED_MS
 from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import (
     Limits,
@@ -123,7 +125,7 @@ class Executions:
 
         Raises:
             NotFound, LimitReached: as for submitting.
-            Conflict: its input files never arrived.
+            Conflict: its input files never arrived, or are not kept any more (``inputs_expired``).
         """
 
         def again(connection: Connection) -> tuple[Submitted, list[str]]:
@@ -137,7 +139,8 @@ class Executions:
                     f"the input files {', '.join(missing)} never arrived; submit again and upload them",
                 )
             submission = replace(submission_of(row), run_key=None, batch_id=None)
-            return self._submit(connection, tenant_id, submission)
+            with inputs_that_expire(execution_id):
+                return self._submit(connection, tenant_id, submission)
 
         submitted, topics = await self._database.write(again)
         self._wakeups.wake(topics)
@@ -250,6 +253,10 @@ class Executions:
             inputs_due_at_ms=None if inputs_are_here else now + INPUTS_DUE_MS,
         )
         (row,) = insert_new(connection, tenant_id, [new], now)
+        if not inputs_are_here:
+            # what has come is kept until the others must have
+            here = [sha256 for sha256 in submission.inputs.values() if sha256]
+            blob_store.keep(connection, tenant_id, here, now + INPUTS_DUE_MS + KEEP_UNUSED_MS)
         topics = [tenant_topic(tenant_id), *([WORK] if inputs_are_here else [])]
         if submission.batch_id is not None:
             topics.append(batch_topic(tenant_id, submission.batch_id))
@@ -315,7 +322,7 @@ def insert_input_artifacts(
     if not hashes:
         return
     ids = iter(new_ids("art", len(hashes)))
-    sizes = blob_store.owned_sizes(connection, tenant_id, hashes)
+    sizes = blob_store.lock_owned_sizes(connection, tenant_id, hashes)
     blob_store.insert_artifacts(
         connection,
         [
@@ -349,7 +356,7 @@ def check_blobs(
     named = {sha256: name for inputs in inputs_of for name, sha256 in inputs.items() if sha256}
     if not named:
         return
-    here = blob_store.owned_sizes(connection, tenant_id, list(named))
+    here = blob_store.lock_owned_sizes(connection, tenant_id, list(named))
     problems = [
         Problem(
             ("inputs", name),
@@ -361,6 +368,26 @@ def check_blobs(
     ]
     if problems:
         raise Invalid(problems)
+
+
+@contextmanager
+def inputs_that_expire(what: str) -> Iterator[None]:
+    """Around submitting again what has ended: a blob that is missing now was there, and was kept long enough.
+
+    Raises:
+        Conflict: ``inputs_expired``.
+    """
+    try:
+        yield
+    except Invalid as error:
+        names = sorted({item.location[-1] for item in error.problems if item.code == "blob_missing"})
+        if not names:
+            raise
+        raise Conflict(
+            "inputs_expired",
+            f"input files of {what} are not kept any more ({', '.join(names[:10])}); upload them again with "
+            "a new submission",
+        ) from None
 
 
 def join_batch(connection: Connection, tenant_id: str, submission: Submission, now_ms: int) -> int | None:

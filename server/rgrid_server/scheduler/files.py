@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from rgrid_server.blobs.base import BlobStore
+from rgrid_server.blobs.base import BlobStore, location_of
 from rgrid_server.clock import now_ms
+from rgrid_server.domain.retention import KEEP_UNUSED_MS, RetentionTimes
 from rgrid_server.domain.submission import is_sha256
 from rgrid_server.errors import NotFound
 from rgrid_server.store import blobs as store
@@ -35,9 +36,10 @@ class StoredBytes:
 class Files:
     """Finds files that a tenant owns."""
 
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, retention: RetentionTimes) -> None:
         self._database = database
         self._blobs = blobs
+        self._retention = retention
 
     async def artifacts(
         self, tenant_id: str, execution_id: str, artifact_type: str | None = None
@@ -75,16 +77,7 @@ class Files:
 
     async def resolve(self, tenant_id: str, reference: str) -> str | None:
         """The hash of what a reference names (an artifact's place, a blob's, a hash itself), else None."""
-        kind, _, rest = reference.strip("/").partition("/")
-        if kind == ARTIFACT_PLACE:
-            artifact_id = rest.partition("/")[0]
-            row = await self._database.read(lambda c: store.get_artifact(c, artifact_id, tenant_id))
-            return None if row is None else str(row["sha256"])
-        sha256 = rest if kind == BLOB_PLACE else kind
-        if not is_sha256(sha256):
-            return None
-        owned = await self._database.read(lambda c: store.owned_sizes(c, tenant_id, [sha256]))
-        return sha256 if sha256 in owned else None
+        return await self._database.read(lambda c: _resolve(c, tenant_id, reference))
 
     async def open_blob(self, tenant_id: str, sha256: str) -> StoredBytes:
         """A blob's bytes.
@@ -96,12 +89,13 @@ class Files:
         row = await self._database.read(lambda c: store.get_blob(c, sha256)) if owned else None
         if row is None:
             raise NotFound("Blob")
+        location = location_of(sha256, row["location"])
         return StoredBytes(
             sha256=sha256,
             size_bytes=row["size_bytes"],
             content=row["content"],
-            path=self._blobs.path(sha256) if row["content"] is None else None,
-            chunks=self._blobs.read(sha256),
+            path=self._blobs.path(location) if row["content"] is None else None,
+            chunks=self._blobs.read(location),
         )
 
     async def read_blob(self, tenant_id: str, sha256: str, size_bytes: int) -> AsyncIterator[bytes]:
@@ -123,14 +117,59 @@ class Files:
             raise OSError(f"the blob {sha256} has {sent_bytes} bytes where {size_bytes} belong")
 
     async def cached_inputs(self, tenant_id: str, input_hash: str) -> Any | None:
-        """The references that were stored for a hash of inputs, None for no such hash."""
-        return await self._database.read(lambda c: store.get_cached_inputs(c, tenant_id, input_hash))
+        """The references that were stored for a hash of inputs; None where one names nothing any more."""
+
+        def find(connection: Connection) -> Any | None:
+            found = store.get_cached_inputs(connection, tenant_id, input_hash)
+            return None if found is None or None in _named(connection, tenant_id, found) else found
+
+        return await self._database.read(find)
 
     async def store_cached_inputs(self, tenant_id: str, input_hash: str, file_references: Any) -> bool:
-        """Store references for a hash of inputs; returns False where there are some already."""
-        return await self._database.write(
-            lambda c: store.put_cached_inputs(c, tenant_id, input_hash, file_references, now_ms())
-        )
+        """Store references for a hash of inputs; returns False where there are some that still hold.
+
+        What they name is kept for as long as they are.
+        """
+
+        def put(connection: Connection) -> bool:
+            now = now_ms()
+            old = store.get_cached_inputs(connection, tenant_id, input_hash)
+            if old is not None and None in _named(connection, tenant_id, old):
+                store.drop_cached_inputs(connection, tenant_id, input_hash)
+            named = [sha256 for sha256 in _named(connection, tenant_id, file_references) if sha256]
+            here = store.lock_owned_sizes(connection, tenant_id, named)
+            is_new = store.put_cached_inputs(connection, tenant_id, input_hash, file_references, now)
+            if is_new:
+                store.keep(connection, tenant_id, here, now + self._retention.output_ms + KEEP_UNUSED_MS)
+            return is_new
+
+        return await self._database.write(put)
+
+
+def _resolve(connection: Connection, tenant_id: str, reference: str) -> str | None:
+    kind, _, rest = reference.strip("/").partition("/")
+    if kind == ARTIFACT_PLACE:
+        row = store.get_artifact(connection, rest.partition("/")[0], tenant_id)
+        return None if row is None else str(row["sha256"])
+    sha256 = rest if kind == BLOB_PLACE else kind
+    if not is_sha256(sha256):
+        return None
+    return sha256 if sha256 in store.owned_sizes(connection, tenant_id, [sha256]) else None
+
+
+def _named(connection: Connection, tenant_id: str, references: Any) -> list[str | None]:
+    """What those of some references name that are written as this server writes them; None for nothing."""
+    texts = references.values() if isinstance(references, dict) else ()
+    return [
+        _resolve(connection, tenant_id, text)
+        for text in texts
+        if isinstance(text, str) and _is_reference(text)
+    ]
+
+
+def _is_reference(text: str) -> bool:
+    kind, _, rest = text.strip("/").partition("/")
+    return kind in {ARTIFACT_PLACE, BLOB_PLACE} or (not rest and is_sha256(kind))
 
 
 def place_of(artifact: Row) -> str:

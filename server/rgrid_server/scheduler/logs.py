@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from rgrid_server.clock import now_ms
 from rgrid_server.domain.attempts import LogEntry
 from rgrid_server.domain.execution import Status
-from rgrid_server.errors import NotFound
+from rgrid_server.domain.retention import DAY_MS, RetentionTimes
+from rgrid_server.errors import Gone, NotFound
 from rgrid_server.scheduler.wakeups import Wakeups, log_topic
 from rgrid_server.store import executions as store
 from rgrid_server.store import logs
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, Row
 
 MAX_ENTRIES_A_PAGE = 10_000
 
@@ -29,9 +31,10 @@ class LogPage:
 class Logs:
     """What executions print, from any place in it on."""
 
-    def __init__(self, database: Database, wakeups: Wakeups) -> None:
+    def __init__(self, database: Database, wakeups: Wakeups, retention: RetentionTimes) -> None:
         self._database = database
         self._wakeups = wakeups
+        self._retention = retention
 
     @property
     def is_ending(self) -> bool:
@@ -50,6 +53,7 @@ class Logs:
 
         Raises:
             NotFound: the tenant has no such execution.
+            Gone: ``logs_expired``.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
@@ -66,9 +70,24 @@ class Logs:
             raise NotFound("Execution")
         entries = await self._database.read(lambda c: logs.read_log(c, execution_id, after, max_entries))
         status = Status(row["status"])
+        if status.is_terminal and not entries:
+            await self._check_kept(execution_id, row)
         return LogPage(
             entries=entries,
             is_complete=status.is_terminal and not entries,
             status=status,
             exit_code=row["exit_code"],
         )
+
+    async def _check_kept(self, execution_id: str, row: Row) -> None:
+        """Tell a log that is not kept any more from one that was empty, or that was read to its end."""
+        expires_at_ms = self._retention.log_expires_at_ms(row["completed_at_ms"])
+        if not row["last_sequence"] or expires_at_ms is None or now_ms() < expires_at_ms:
+            return
+        if not await self._database.read(lambda c: logs.has_log(c, execution_id)):
+            days = self._retention.log_ms / DAY_MS
+            raise Gone(
+                "logs_expired",
+                f"the log of {execution_id} is not kept any more: it was deleted {days:g} days after the "
+                "end; run it again for a new one",
+            )

@@ -9,6 +9,7 @@ from enum import StrEnum
 from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.charging import EndedAttempt, charge_attempt
+from rgrid_server.blobs.base import Received
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import LogChunk, Report
@@ -20,7 +21,7 @@ from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.text import without_nul
 from rgrid_server.scheduler.transitions import apply_event, topics_of
-from rgrid_server.scheduler.uploads import Received, add_received
+from rgrid_server.scheduler.uploads import add_received
 from rgrid_server.scheduler.wakeups import Wakeups, log_topic, room_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
@@ -149,7 +150,7 @@ class Reports:
         artifacts = [item for item in report.artifacts if why_not_a_name(item.name) is None]
         hashes = sorted({item.sha256 for item in artifacts})
         add_received(connection, tenant_id, [received[sha256] for sha256 in hashes if sha256 in received])
-        sizes = blob_rows.owned_sizes(connection, tenant_id, hashes)
+        sizes = blob_rows.lock_owned_sizes(connection, tenant_id, hashes)
         if len(sizes) < len(hashes):
             return Verdict.BLOBS_MISSING
         if report.log is not None and report.log.entries:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from functools import partial
 
 from sqlalchemy.engine import Connection
 
-from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobStore
+from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobStore, Received
 from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import Status
-from rgrid_server.errors import Conflict, NotFound
+from rgrid_server.domain.retention import KEEP_UNUSED_MS
+from rgrid_server.errors import Conflict, NotFound, ServiceError
 from rgrid_server.scheduler.executions import insert_input_artifacts
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import Wakeups
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, StorageError, StorageFull
 from rgrid_server.store.executions import Transition
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """Bytes that have arrived; ``content`` is None where they stand in the blob store."""
-
-    sha256: str
-    size_bytes: int
-    content: bytes | None
+UNUSED_MARGIN_MS = KEEP_UNUSED_MS // 2
+"""Whoever is told that a blob is here may rely on that for so long at least."""
+LONG_HASHES = 100
+"""More blobs than this are kept longer in a thread."""
 
 
 class Uploads:
@@ -40,9 +41,20 @@ class Uploads:
         self._max_blob_bytes = max_blob_bytes
 
     async def missing(self, tenant_id: str, hashes: Sequence[str]) -> list[str]:
-        """Those of the hashes that the tenant has not given yet, in the order asked."""
-        here = await self._database.read(lambda c: blob_rows.owned_sizes(c, tenant_id, hashes))
-        return [sha256 for sha256 in dict.fromkeys(hashes) if sha256 not in here]
+        """Those of the hashes that the tenant has not given, in the order asked; the others are kept on."""
+        until = await self._database.read(lambda c: blob_rows.kept_until(c, tenant_id, hashes))
+        now = now_ms()
+        soon = [sha256 for sha256, at_ms in until.items() if (at_ms or 0) < now + UNUSED_MARGIN_MS]
+        if soon:
+
+            def keep(connection: Connection) -> dict[str, int]:
+                here = blob_rows.lock_owned_sizes(connection, tenant_id, soon)
+                blob_rows.keep(connection, tenant_id, here, now + KEEP_UNUSED_MS)
+                return here
+
+            still_here = await self._database.write(keep, is_long=len(soon) > LONG_HASHES)
+            until = {sha256: at for sha256, at in until.items() if sha256 not in soon or sha256 in still_here}
+        return [sha256 for sha256 in dict.fromkeys(hashes) if sha256 not in until]
 
     async def receive(self, chunks: AsyncIterable[bytes], expected_sha256: str | None) -> Received:
         """Take in bytes; nothing is left of them when they break off or are refused.
@@ -54,25 +66,54 @@ class Uploads:
         try:
             async for chunk in chunks:
                 await upload.write(chunk)
-            sha256, content = await upload.finish(expected_sha256)
+            return await upload.finish(expected_sha256)
         except BaseException:
             await upload.abandon()
             raise
-        return Received(sha256, upload.size_bytes, content)
 
     async def receive_parts(self, parts: Sequence[bytes], hashes: Sequence[str]) -> list[Received]:
         """Take in the verified parts of a frame."""
         received: list[Received] = []
-        for part, sha256 in zip(parts, hashes, strict=True):
-            if len(part) <= INLINE_MAX_BYTES:
-                received.append(Received(sha256, len(part), part))
-            else:
-                received.append(await self.receive(_once(part), sha256))
+        try:
+            for part, sha256 in zip(parts, hashes, strict=True):
+                if len(part) <= INLINE_MAX_BYTES:
+                    received.append(Received(sha256, len(part), content=part))
+                else:
+                    received.append(await self.receive(_once(part), sha256))
+        except BaseException:
+            await self._discard_unused(received)
+            raise
         return received
 
     async def add(self, tenant_id: str, received: Sequence[Received]) -> list[bool]:
         """Note blobs of a tenant; says of each whether it is new to the tenant."""
-        return await self._database.write(lambda c: add_received(c, tenant_id, received))
+        async with self.taking(received):
+            return await self._database.write(lambda c: add_received(c, tenant_id, received))
+
+    @asynccontextmanager
+    async def taking(self, received: Sequence[Received]) -> AsyncIterator[None]:
+        """Around a transaction that takes up blobs: afterwards the files that it left out are removed.
+
+        Nothing is removed while it is not known whether the transaction took place, such as when who waited
+        for it has left. What stays so is found when the store is looked through (:mod:`~.retention`).
+        """
+        try:
+            yield
+        except (ServiceError, StorageFull):
+            await self._discard_unused(received)
+            raise
+        await self._discard_unused(received)
+
+    async def _discard_unused(self, received: Sequence[Received]) -> None:
+        for item in received:
+            if item.location is None:
+                continue
+            try:
+                kept_at = await self._database.read(partial(blob_rows.location_in_use, sha256=item.sha256))
+                if kept_at != item.location:
+                    await self._blobs.delete(item.location)
+            except (StorageError, OSError) as error:
+                log.warning("the upload %s is not needed and cannot be removed now: %s", item.location, error)
 
     async def put_input(self, execution_id: str, name: str, received: Received) -> None:
         """A file that an execution waits for has arrived; with the last one runners may see it.
@@ -107,7 +148,9 @@ class Uploads:
             insert_input_artifacts(connection, tenant_id, {execution_id: inputs}, now)
             return apply_event(connection, execution_id, lambda state: rules.receive_inputs(state, now), now)
 
-        self._wakeups.wake(topics_of(await self._database.write(put)))
+        async with self.taking([received]):
+            done = await self._database.write(put)
+        self._wakeups.wake(topics_of(done))
 
 
 def add_received(connection: Connection, tenant_id: str, received: Sequence[Received]) -> list[bool]:
@@ -117,12 +160,7 @@ def add_received(connection: Connection, tenant_id: str, received: Sequence[Rece
     # in one order, so that two who bring the same do not wait for each other
     for index, item in sorted(enumerate(received), key=lambda one: one[1].sha256):
         is_new[index] = blob_rows.add_blob(
-            connection,
-            tenant_id,
-            item.sha256,
-            size_bytes=item.size_bytes,
-            content=item.content,
-            now_ms=now,
+            connection, tenant_id, item, now_ms=now, keep_until_ms=now + KEEP_UNUSED_MS
         )
     return is_new
 

@@ -40,7 +40,12 @@ _STATE_AND_OWNER = Prepared(
     .with_for_update()
 )
 _STATUS = Prepared(
-    select(executions.c.status, executions.c.exit_code).where(
+    select(
+        executions.c.status,
+        executions.c.exit_code,
+        executions.c.last_sequence,
+        executions.c.completed_at_ms,
+    ).where(
         executions.c.execution_id == bindparam("execution_id"),
         executions.c.tenant_id == bindparam("tenant_id"),
     )
@@ -216,7 +221,7 @@ def lock_executions(connection: Connection, ids: Iterable[str]) -> None:
 
 
 def get_status(connection: Connection, tenant_id: str, execution_id: str) -> Row | None:
-    """An execution's status and exit code; None also when it is another tenant's."""
+    """An execution's status, exit code, end and length of log; None also when it is another tenant's."""
     return _STATUS.first(connection, execution_id=execution_id, tenant_id=tenant_id)
 
 

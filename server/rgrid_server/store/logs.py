@@ -79,6 +79,11 @@ def read_log(
     return found
 
 
+def has_log(connection: Connection, execution_id: str) -> bool:
+    """Whether anything of a log is kept."""
+    return _LAST.scalar(connection, execution_id=execution_id) is not None
+
+
 def last_sequence(connection: Connection, execution_ids: Sequence[str]) -> dict[str, int]:
     """The number of each execution's newest entry; those without a log are missing."""
     rows = connection.execute(

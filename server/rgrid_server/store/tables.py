@@ -104,6 +104,13 @@ batches = Table(
         sqlite_where=text("cancel_requested_at_ms IS NOT NULL AND completed_at_ms IS NULL"),
         postgresql_where=text("cancel_requested_at_ms IS NOT NULL AND completed_at_ms IS NULL"),
     ),
+    # those whose template new items may still take inputs from
+    Index(
+        "ix_batches_open",
+        "tenant_id",
+        sqlite_where=text("NOT closed"),
+        postgresql_where=text("NOT closed"),
+    ),
 )
 
 executions = Table(
@@ -292,7 +299,15 @@ tenant_blobs = Table(
     metadata,
     Column("tenant_id", String, primary_key=True),
     Column("sha256", String, primary_key=True),
-    Column("created_at_ms", BigInteger, nullable=False, server_default="0"),
+    # so long it is kept though nothing uses it; None while it is left to the artifacts that point to it
+    Column("keep_until_ms", BigInteger),
+    Index("ix_tenant_blobs_blob", "sha256"),
+    Index(
+        "ix_tenant_blobs_keep_until",
+        "keep_until_ms",
+        sqlite_where=text("keep_until_ms IS NOT NULL"),
+        postgresql_where=text("keep_until_ms IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -330,6 +345,7 @@ input_cache = Table(
     Column("input_hash", String, primary_key=True),
     Column("file_references", JSON, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_input_cache_created", "created_at_ms"),
 )
 
 prices = Table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -9,6 +11,8 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+A_DAY_MS = 86_400_000
 
 
 def upgrade() -> None:
@@ -65,10 +69,17 @@ def _blobs() -> None:
     op.add_column("blobs", sa.Column("location", sa.String(), nullable=True))
     op.add_column("blobs", sa.Column("condemned_at_ms", sa.BigInteger(), nullable=True))
     _partial_index("ix_blobs_condemned", "blobs", ["condemned_at_ms"], "condemned_at_ms IS NOT NULL")
-    op.add_column(
-        "tenant_blobs", sa.Column("created_at_ms", sa.BigInteger(), nullable=False, server_default="0")
-    )
     op.create_index("ix_artifacts_blob", "artifacts", ["sha256", "tenant_id"])
+    op.add_column("tenant_blobs", sa.Column("keep_until_ms", sa.BigInteger(), nullable=True))
+    # those that nothing has used yet may still be used; a day is what a new upload is given
+    kept = sa.table("tenant_blobs", sa.column("keep_until_ms", sa.BigInteger()))
+    op.execute(kept.update().values(keep_until_ms=time.time_ns() // 1_000_000 + A_DAY_MS))
+    op.create_index("ix_tenant_blobs_blob", "tenant_blobs", ["sha256"])
+    _partial_index(
+        "ix_tenant_blobs_keep_until", "tenant_blobs", ["keep_until_ms"], "keep_until_ms IS NOT NULL"
+    )
+    op.create_index("ix_input_cache_created", "input_cache", ["created_at_ms"])
+    _partial_index("ix_batches_open", "batches", ["tenant_id"], "NOT closed")
 
 
 def _results() -> None:
