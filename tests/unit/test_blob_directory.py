@@ -17,9 +17,9 @@ def test_a_server_that_starts_leaves_the_uploads_of_the_others_alone(tmp_path: P
         await upload.write(LARGE)
         DirectoryBlobStore(tmp_path)
         await upload.write(LARGE)
-        sha256, content = await upload.finish(None)
-        assert content is None
-        assert DirectoryBlobStore(tmp_path).path(sha256).read_bytes() == LARGE * 2
+        received = await upload.finish(None)
+        assert received.location is not None
+        assert DirectoryBlobStore(tmp_path).path(received.location).read_bytes() == LARGE * 2
 
     asyncio.run(run())
 
