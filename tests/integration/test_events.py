@@ -191,7 +191,10 @@ async def _all_hear(server: LiveServer, api: Api, waiting: int) -> list[str]:
     execution = await asyncio.to_thread(lambda: api.submit(**NEVER))
     ids: list[str] = []
     for reader, writer in connections:
-        data = await asyncio.wait_for(reader.readuntil(b"\n\n"), 60)
+        data = b""
+        while b"data: " not in data:
+            # a comment may come before, where this takes long
+            data = await asyncio.wait_for(reader.readuntil(b"\n\n"), 60)
         event = json.loads(data.split(b"data: ")[1])
         ids.append(event["execution_id"])
         writer.close()
