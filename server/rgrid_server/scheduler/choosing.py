@@ -20,8 +20,8 @@ MAX_CONTENDERS = 256
 at it, all but the first one, which always does."""
 MAX_PLACES = 10_000
 
-Step = Callable[[str | None], tuple[str, int] | None]
-"""From a name, None for before the first, to the next name and how old it is."""
+Walk = Callable[[str | None, int], list[tuple[str, int]]]
+"""The names behind one, None for all, up to so many, each with how old it is."""
 
 
 class Places:
@@ -30,17 +30,17 @@ class Places:
     def __init__(self) -> None:
         self._first: dict[tuple[object, ...], str] = {}
 
-    def names(self, place: tuple[object, ...], step: Step) -> list[str]:
+    def names(self, place: tuple[object, ...], walk: Walk) -> list[str]:
         """The contenders of this claim, those first that are next among equals.
 
         That is whoever waits longest; of a list that is too long it is the next one in a circle. Each of them
         is that once in a round, and nobody is behind it then, so that each is served in every round.
         """
-        found = _walk(step, None, MAX_CONTENDERS)
+        found = walk(None, MAX_CONTENDERS)
         before = self._first.pop(place, None)
         if len(found) < MAX_CONTENDERS:
             return [name for name, _ in sorted(found, key=lambda item: item[1])]
-        behind = _walk(step, before, MAX_CONTENDERS - 1) if before is not None else []
+        behind = walk(before, MAX_CONTENDERS - 1) if before is not None else []
         circle = list(dict([*behind, *found[1:]]))[: MAX_CONTENDERS - 1]
         self._first[place] = circle[0]
         if len(self._first) > MAX_PLACES:
@@ -71,22 +71,20 @@ class StoredQueue:
     def tenants(self, rank: int) -> Sequence[str]:
         """Tenants of which something of a rank waits; how old a tenant is, its first flow says."""
 
-        def step(after: str | None) -> tuple[str, int] | None:
-            row = queue.next_tenant(self._connection, rank, after or "")
-            return None if row is None else (row["tenant_id"], row["sequence"])
+        def walk(after: str | None, limit: int) -> list[tuple[str, int]]:
+            return queue.tenants_of(self._connection, rank, after, limit)
 
-        names = self._places.names((rank,), step)
+        names = self._places.names((rank,), walk)
         tenants.hold_limited(self._connection, names)
         return names
 
     def flows(self, rank: int, tenant_id: str) -> Sequence[str]:
         """A tenant's flows of which something of a rank waits; its executions of no batch stand first."""
 
-        def step(after: str | None) -> tuple[str, int] | None:
-            row = queue.next_flow(self._connection, rank, tenant_id, after)
-            return None if row is None else (row["flow"], row["sequence"])
+        def walk(after: str | None, limit: int) -> list[tuple[str, int]]:
+            return queue.flows_of(self._connection, rank, tenant_id, after, limit)
 
-        names = self._places.names((rank, tenant_id), step)
+        names = self._places.names((rank, tenant_id), walk)
         batches.hold_limited(self._connection, [(tenant_id, name) for name in names])
         # a stable sort: what somebody waits for is before batches that are no further behind
         return sorted(names, key=bool)
@@ -111,11 +109,3 @@ class StoredQueue:
         if not flow.batch_id:
             return None
         return batches.room_in_batch(self._connection, flow.tenant_id, flow.batch_id)
-
-
-def _walk(step: Step, after: str | None, limit: int) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-    while len(found) < limit and (one := step(after)) is not None:
-        found.append(one)
-        after = one[0]
-    return found

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Integer,
+    String,
     and_,
     bindparam,
     delete,
@@ -39,21 +41,43 @@ _NEXT_RANK = Prepared(
     .order_by(executions.c.queue_rank)
     .limit(1)
 )
-_OF_RANK = select(executions.c.tenant_id, executions.c.flow, executions.c.sequence).where(
-    _IS_READY, executions.c.queue_rank == bindparam("rank")
-)
-_NEXT_TENANT = Prepared(
-    _OF_RANK.where(executions.c.tenant_id > bindparam("after"))
-    .order_by(executions.c.tenant_id, executions.c.flow, executions.c.sequence)
-    .limit(1)
-)
-_OF_TENANT = (
-    _OF_RANK.where(executions.c.tenant_id == bindparam("tenant_id"))
-    .order_by(executions.c.flow, executions.c.sequence)
-    .limit(1)
-)
-_FIRST_FLOW = Prepared(_OF_TENANT)
-_NEXT_FLOW = Prepared(_OF_TENANT.where(executions.c.flow > bindparam("after")))
+
+
+def _walking(name: ColumnElement[str], *same: ColumnElement[bool], behind_one: bool) -> Prepared:
+    """The names that stand in a column of the queue, in their order, each with its oldest execution.
+
+    A loose index scan: each step seeks the next name, over however many executions there are between. All
+    steps are one statement, for over a network each would take as long as that.
+    """
+    of_name = select(name).where(_IS_READY, executions.c.queue_rank == bindparam("rank"), *same)
+    of_name = of_name.order_by(name).limit(literal_column("1"))
+    first = of_name.where(name > bindparam("after", type_=String)) if behind_one else of_name
+    walk = select(first.scalar_subquery().label("name"), literal_column("1", Integer).label("number")).cte(
+        "walk", recursive=True
+    )
+    walk = walk.union_all(
+        select(
+            of_name.where(name > walk.c.name).scalar_subquery(), walk.c.number + literal_column("1")
+        ).where(walk.c.name.is_not(None), walk.c.number < bindparam("most", type_=Integer))
+    )
+    oldest = (
+        select(executions.c.sequence)
+        .where(_IS_READY, executions.c.queue_rank == bindparam("rank"), *same, name == walk.c.name)
+        .order_by(executions.c.flow, executions.c.sequence)
+        .limit(literal_column("1"))
+    )
+    return Prepared(
+        select(walk.c.name, walk.c.number, oldest.scalar_subquery().label("oldest")).where(
+            walk.c.name.is_not(None)
+        )
+    )
+
+
+_OF_TENANT = executions.c.tenant_id == bindparam("tenant_id", type_=String)
+_TENANTS = _walking(executions.c.tenant_id, behind_one=False)
+_TENANTS_BEHIND = _walking(executions.c.tenant_id, behind_one=True)
+_FLOWS = _walking(executions.c.flow, _OF_TENANT, behind_one=False)
+_FLOWS_BEHIND = _walking(executions.c.flow, _OF_TENANT, behind_one=True)
 _HEADS = Prepared(
     select(
         executions.c.sequence,
@@ -194,20 +218,31 @@ def next_rank(connection: Connection, after: int | None) -> int | None:
     return found
 
 
-def next_tenant(connection: Connection, rank: int, after: str) -> Row | None:
-    """The tenant that comes after one and has something of a rank ready, with the oldest of its first flow.
+def tenants_of(connection: Connection, rank: int, after: str | None, limit: int) -> list[tuple[str, int]]:
+    """Tenants with something of a rank ready, in order of their ids, those behind one or all.
 
-    One seek in the index, over however many executions there are between: with the next ones it makes a
-    loose index scan.
+    Each comes with the oldest of its first flow.
     """
-    return _NEXT_TENANT.first(connection, rank=rank, after=after)
-
-
-def next_flow(connection: Connection, rank: int, tenant_id: str, after: str | None) -> Row | None:
-    """The flow of a tenant that comes after one, None for the first, with its oldest; one seek as well."""
     if after is None:
-        return _FIRST_FLOW.first(connection, rank=rank, tenant_id=tenant_id)
-    return _NEXT_FLOW.first(connection, rank=rank, tenant_id=tenant_id, after=after)
+        rows = _TENANTS.all(connection, rank=rank, most=limit)
+    else:
+        rows = _TENANTS_BEHIND.all(connection, rank=rank, after=after, most=limit)
+    return _in_order(rows)
+
+
+def flows_of(
+    connection: Connection, rank: int, tenant_id: str, after: str | None, limit: int
+) -> list[tuple[str, int]]:
+    """A tenant's flows with something of a rank ready, in order of their names, each with its oldest."""
+    if after is None:
+        rows = _FLOWS.all(connection, rank=rank, tenant_id=tenant_id, most=limit)
+    else:
+        rows = _FLOWS_BEHIND.all(connection, rank=rank, tenant_id=tenant_id, after=after, most=limit)
+    return _in_order(rows)
+
+
+def _in_order(rows: list[Row]) -> list[tuple[str, int]]:
+    return [(row["name"], row["oldest"]) for row in sorted(rows, key=lambda row: row["number"])]
 
 
 def heads(connection: Connection, rank: int, flow: Flow, after: int, now_ms: int, limit: int) -> list[Row]:
