@@ -23,7 +23,7 @@ from rgrid_server.storage import UnknownStorage, check_storage, migrate, name_of
 from rgrid_server.store import events, executions, tenants
 from rgrid_server.store.database import StorageUnavailable
 from rgrid_server.store.notifications import MAX_PAYLOAD_BYTES, MAX_PENDING, Notifications
-from rgrid_server.store.postgres import PostgresDatabase
+from rgrid_server.store.postgres import PostgresDatabase, Trouble, trouble_of
 from tests.integration.conftest import Api
 from tests.live import LiveServer
 
@@ -167,6 +167,31 @@ def test_a_transaction_that_conflicts_is_run_again(postgres: PostgresCluster, ur
     assert len(runs) == 3
     with postgres.connect(url) as connection:
         assert connection.execute("SELECT value FROM settings").fetchall() == [("2",), ("2",)]
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (psycopg.OperationalError("connection refused"), Trouble.AWAY),
+        (psycopg.DatabaseError("server closed the connection unexpectedly"), Trouble.AWAY),
+        (psycopg.errors.AdminShutdown(), Trouble.AWAY),
+        (psycopg.errors.CrashShutdown(), Trouble.AWAY),
+        (psycopg.errors.CannotConnectNow(), Trouble.AWAY),
+        (psycopg.errors.TooManyConnections(), Trouble.AWAY),
+        (psycopg.errors.ReadOnlySqlTransaction(), Trouble.AWAY),
+        (psycopg.errors.ConnectionFailure(), Trouble.AWAY),
+        (psycopg.errors.DeadlockDetected(), Trouble.CONFLICT),
+        (psycopg.errors.SerializationFailure(), Trouble.CONFLICT),
+        (psycopg.errors.UniqueViolation(), Trouble.DUPLICATE),
+        (psycopg.errors.DiskFull(), Trouble.FULL),
+        (psycopg.DataError("PostgreSQL text fields cannot contain NUL"), None),
+        (psycopg.ProgrammingError("a placeholder is missing"), None),
+        (psycopg.errors.NotNullViolation(), None),
+        (ValueError("the operation's own"), None),
+    ],
+)
+def test_an_error_says_whether_another_run_may_help(error: Exception, trouble: Trouble | None) -> None:
+    assert trouble_of(error) is trouble
 
 
 def test_a_database_that_does_not_come_back_is_said_to_be_away(
@@ -406,7 +431,7 @@ def test_a_server_whose_database_was_killed_answers_again_when_it_is_back(
             assert api.run("print(1)")["status"] == "completed"
             cluster.kill()
             answer = api.get("/executions")
-            assert answer.status_code == 503
+            assert answer.status_code == 503, server.log
             assert int(answer.headers["Retry-After"]) > 0
             assert answer.json()["detail"]["error"] == "storage_unavailable"
             cluster.start()

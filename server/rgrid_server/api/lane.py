@@ -122,7 +122,13 @@ class Lane:
             await self._app(scope, receive, send)
             return
         needed, answerer = found
-        ask = await self._ask(scope, receive, needed, execution_id)
+        try:
+            ask = await self._ask(scope, receive, needed, execution_id)
+        except Exception as error:
+            # looking the key up needs the database, which may be away
+            scope["app"] = self._holder
+            await _send(await errors.answer_to(Request(scope, receive), error), scope, send)
+            return
         if ask is None:
             await self._app(scope, receive, send)
             return

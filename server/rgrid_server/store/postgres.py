@@ -21,7 +21,7 @@ import orjson
 import psycopg
 from sqlalchemy import URL, create_engine, event
 from sqlalchemy.engine import Connection, Dialect, Engine
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rgrid_server.store.database import StorageFull, StorageUnavailable, Unstorable
@@ -205,7 +205,11 @@ class PostgresDatabase:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        connection = self._engine.connect()
+        try:
+            connection = self._engine.connect()
+        except InvalidRequestError as error:
+            # so says the pool when connections end as soon as they are made
+            raise psycopg.OperationalError(str(error)) from error
         try:
             yield connection
         finally:
@@ -314,9 +318,11 @@ def trouble_of(error: BaseException) -> Trouble | None:
     if not isinstance(cause, psycopg.Error):
         return None
     code = cause.sqlstate
-    if code is None:
-        # the server said nothing: the connection could not be made, or broke
-        return Trouble.AWAY if isinstance(cause, psycopg.OperationalError) else None
+    if not code:
+        # the server said nothing: the connection could not be made or broke, or broke within an answer, which
+        # has no class of its own; what the driver refuses by itself has one
+        is_lost = isinstance(cause, psycopg.OperationalError) or type(cause) is psycopg.DatabaseError
+        return Trouble.AWAY if is_lost else None
     if code in _CONFLICTS:
         return Trouble.CONFLICT
     if code == _DUPLICATE:
