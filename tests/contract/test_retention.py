@@ -43,7 +43,8 @@ from rgrid_server.errors import Invalid
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
 from rgrid_server.scheduler.executions import INPUTS_DUE_MS, Executions
 from rgrid_server.scheduler.files import Files
-from rgrid_server.scheduler.leases import AttemptLimits, ClaimRequest, Leases
+from rgrid_server.scheduler.leases import AttemptLimits, Leases
+from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports, Verdict
 from rgrid_server.scheduler.retention import Retention
 from rgrid_server.scheduler.uploads import UNUSED_MARGIN_MS, Uploads
