@@ -16,8 +16,9 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
 from rgrid_server.scheduler.executions import Executions
-from rgrid_server.scheduler.leases import AttemptLimits, Claimed, ClaimRequest, Leases
+from rgrid_server.scheduler.leases import AttemptLimits, Claimed, Leases
 from rgrid_server.scheduler.logs import Logs
+from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports, SentChunk, Verdict
 from rgrid_server.scheduler.wakeups import Wakeups
 from rgrid_server.store import spend

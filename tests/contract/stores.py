@@ -17,7 +17,8 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.executions import Executions
-from rgrid_server.scheduler.leases import AttemptLimits, Claimed, ClaimRequest, Leases
+from rgrid_server.scheduler.leases import AttemptLimits, Claimed, Leases
+from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.uploads import Received, Uploads, add_received
 from rgrid_server.scheduler.wakeups import Wakeups

@@ -35,6 +35,7 @@ from rgrid_server.blobs.base import INLINE_MAX_BYTES
 from rgrid_server.blobs.directory import DirectoryBlobStore
 from rgrid_server.config import Settings
 from rgrid_server.domain.attempts import Outcome, OutputFile, Report
+from rgrid_server.domain.choosing import Chooser
 from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.retention import DAY_MS, KEEP_UNUSED_MS, RetentionTimes
 from rgrid_server.domain.signing import Signer
@@ -43,7 +44,8 @@ from rgrid_server.errors import Invalid
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
 from rgrid_server.scheduler.executions import INPUTS_DUE_MS, Executions
 from rgrid_server.scheduler.files import Files
-from rgrid_server.scheduler.leases import AttemptLimits, ClaimRequest, Leases
+from rgrid_server.scheduler.leases import AttemptLimits, Leases
+from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports, Verdict
 from rgrid_server.scheduler.retention import Retention
 from rgrid_server.scheduler.uploads import UNUSED_MARGIN_MS, Uploads
@@ -103,13 +105,15 @@ class Grid:
         self._open()
 
     def _open(self) -> None:
-        wakeups, signer, limits = Wakeups(), Signer("secret"), Limits()
+        wakeups, signer, limits, chooser = Wakeups(), Signer("secret"), Limits(), Chooser()
         self.executions = Executions(self.database, wakeups, limits)
         self.batches = Batches(self.database, wakeups, limits)
         self.uploads = Uploads(self.database, self.store, wakeups, 1 << 30)
         self.files = Files(self.database, self.store, TIMES)
-        self.leases = Leases(self.database, wakeups, signer, DEFAULT_PRICES, "local", AttemptLimits())
-        self.reports = Reports(self.database, wakeups, signer, DEFAULT_PRICES, "local")
+        self.leases = Leases(
+            self.database, wakeups, signer, DEFAULT_PRICES, "local", AttemptLimits(), chooser
+        )
+        self.reports = Reports(self.database, wakeups, signer, DEFAULT_PRICES, "local", chooser)
         self.retention = Retention(self.database, self.store, TIMES)
 
     async def begin(self) -> list[str]:

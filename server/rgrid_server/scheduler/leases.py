@@ -14,12 +14,12 @@ from rgrid_server.billing.charging import EndedAttempt, charge_attempt
 from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Assignment, AttemptId, InputFile, Outcome
-from rgrid_server.domain.choosing import Candidate, Capacity, Choice, Chooser, Room
+from rgrid_server.domain.choosing import Candidate, Choice, Chooser
 from rgrid_server.domain.execution import Refused
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
-from rgrid_server.errors import Conflict, Superseded
 from rgrid_server.scheduler.choosing import Places, StoredQueue
+from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, undelivered
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, room_topic, runner_topic, tenant_topic
 from rgrid_server.store import blobs as blob_rows
@@ -30,8 +30,6 @@ from rgrid_server.store.executions import Transition
 
 LEASE_MS = 30_000
 HEARTBEAT_MS = 10_000
-SEEN_WITHIN_MS = 60_000
-"""A runner that was heard of within this time may be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +39,6 @@ class AttemptLimits:
     log_limit_bytes: int = 256 * 1024 * 1024
     output_limit_bytes: int = 1024 * 1024 * 1024
     output_limit_files: int = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """A runner's offer to carry attempts; older runners name neither their life nor their memory."""
-
-    runner_id: str
-    free_cpus_milli: int
-    free_slots: int
-    wait_ms: int
-    free_memory_mib: int | None = None
-    incarnation: str = ""
-    known: frozenset[AttemptId] | None = None
-    """What the runner has received and not yet ended; None of one that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +138,7 @@ class Leases:
 
         def beat(connection: Connection) -> tuple[list[AttemptId], list[AttemptId]]:
             now = now_ms()
-            _check_life(queue.touch_runner(connection, runner_id, now), runner_id, incarnation)
+            check_life(queue.touch_runner(connection, runner_id, now), runner_id, incarnation)
             held = _held(connection, runner_id, incarnation)
             for item in carried:
                 if item in held:
@@ -230,14 +214,14 @@ class Leases:
         now = now_ms()
 
         def look(connection: Connection) -> bool:
-            _check_life(
+            check_life(
                 queue.get_runner(connection, request.runner_id), request.runner_id, request.incarnation
             )
             if request.free_slots > 0 and not self.draining:
                 carried = queue.open_attempts(connection, runner_id=request.runner_id)
                 next_ready = queue.next_ready_at_ms(connection)
                 is_due = next_ready is not None and next_ready <= now
-                if is_due or queue.any_ready(connection) or _undelivered(carried, request):
+                if is_due or queue.any_ready(connection) or undelivered(carried, request):
                     return True
             return bool(queue.cancel_requests(connection, request.runner_id))
 
@@ -260,21 +244,21 @@ class Leases:
 
     def _claim(self, connection: Connection, request: ClaimRequest, made: list[Choice]) -> Claimed:
         now = now_ms()
-        runner = _check_life(
+        runner = check_life(
             queue.touch_runner(connection, request.runner_id, now), request.runner_id, request.incarnation
         )
         cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
         if self.draining or request.free_slots <= 0:
             return Claimed([], {}, cancel, drain=self.draining)
         carried = queue.open_attempts(connection, runner_id=request.runner_id)
-        if undelivered := _undelivered(carried, request)[: request.free_slots]:
-            store.lock_executions(connection, [row["execution_id"] for row in undelivered])
+        if lost := undelivered(carried, request)[: request.free_slots]:
+            store.lock_executions(connection, [row["execution_id"] for row in lost])
             # looked at again once they are held: they may just have been taken back
             carried = queue.open_attempts(connection, runner_id=request.runner_id)
-            undelivered = _undelivered(carried, request)[: request.free_slots]
-        assignments = [self._deliver_again(connection, row, now) for row in undelivered]
+            lost = undelivered(carried, request)[: request.free_slots]
+        assignments = [self._deliver_again(connection, row, now) for row in lost]
         queue.make_ready(connection, now)
-        room = _room(connection, request, runner, assignments, is_idle=not carried, now=now)
+        room = room_of(connection, request, runner, assignments, is_idle=not carried, now=now)
         choice = self._chooser.choose(StoredQueue(connection, self._places, room.slots, now), room, now)
         made.append(choice)
         # batch by batch in one order, so that two claims at once do not wait for each other
@@ -388,21 +372,6 @@ class Leases:
             self._wakeups.wake(topics_of(item))
 
 
-def _undelivered(carried: Sequence[Row], request: ClaimRequest) -> list[Row]:
-    """Attempts of a runner that it does not know: the answer that named them was lost on its way.
-
-    The claims of one life of a runner come one after the other, so none of these is still on its way; what
-    another life of it has received is that one's.
-    """
-    if request.known is None:
-        return []
-    return [
-        row
-        for row in carried
-        if _id(row) not in request.known and request.incarnation in {"", row["incarnation"]}
-    ]
-
-
 def _id(row: Row) -> AttemptId:
     return AttemptId(row["execution_id"], row["attempt"])
 
@@ -411,52 +380,6 @@ def _held(connection: Connection, runner_id: str, incarnation: str) -> set[Attem
     """The attempts that a runner carries in this life of it."""
     rows = queue.open_attempts(connection, runner_id=runner_id, incarnation=incarnation or None)
     return {_id(row) for row in rows}
-
-
-def _check_life(runner: Row | None, runner_id: str, incarnation: str) -> Row:
-    """Make sure that a runner is the one that was registered last by its name.
-
-    Raises:
-        Conflict: ``not_registered``.
-        Superseded: another one is.
-    """
-    if runner is None:
-        raise Conflict("not_registered", f"the runner {runner_id} is not registered; register first")
-    if incarnation and runner["incarnation"] != incarnation:
-        raise Superseded(
-            f"another runner has registered as {runner_id}, on {runner['hostname']}; this one has lost what "
-            "it carried and is to end; give each runner a data directory of its own"
-        )
-    return runner
-
-
-def _room(
-    connection: Connection,
-    request: ClaimRequest,
-    runner: Row,
-    delivered: Sequence[Assignment],
-    *,
-    is_idle: bool,
-    now: int,
-) -> Room:
-    """What a runner offers, but for what it is handed over again."""
-    memory_mib = request.free_memory_mib
-    others = queue.list_runners(connection, now - SEEN_WITHIN_MS)
-    return Room(
-        runner_id=request.runner_id,
-        slots=request.free_slots - len(delivered),
-        free=Capacity(
-            request.free_cpus_milli - sum(item.cpus_milli for item in delivered),
-            None if memory_mib is None else memory_mib - sum(item.memory_mib for item in delivered),
-        ),
-        whole=_capacity(runner),
-        is_idle=is_idle,
-        others=[_capacity(other) for other in others if other["runner_id"] != request.runner_id],
-    )
-
-
-def _capacity(runner: Row) -> Capacity:
-    return Capacity(runner["slots"] * 1000, runner["memory_mib"])
 
 
 def _batch_order(candidate: Candidate) -> tuple[str, str, int]:
