@@ -131,11 +131,12 @@ def fetch(client: Client, batch_id: str, output_dir: Path, *, is_flat: bool) -> 
     from rgrid.streams import folder_by_input, no_folder
 
     total_bytes = 0
-    maker: dict[str, BatchResult] = {}
+    made: list[BatchResult] = []
     for result in client.batch_results(batch_id):
         total_bytes += sum(item.size_bytes for item in result.artifacts)
         if is_flat:
-            _check_clashes(maker, result, output_dir)
+            made.append(result)
+    _check_clashes(made, output_dir)
     bar = Bar("downloading")
     bar.on_start(total_bytes)
     try:
@@ -169,11 +170,14 @@ def _watch(client: Client, batch: Batch, *, lines: bool) -> Batch:
     return client.batch(batch.batch_id)
 
 
-def _check_clashes(maker: dict[str, BatchResult], result: BatchResult, output_dir: Path) -> None:
-    for item in result.artifacts:
-        other = maker.setdefault(item.name, result)
-        if other is not result:
-            raise ConfigurationError(
-                f"{other.input_file} and {result.input_file} both made {item.name}; nothing was "
-                f"written to {output_dir}: leave out --flat, or name outputs by their inputs"
-            )
+def _check_clashes(results: Sequence[BatchResult], output_dir: Path) -> None:
+    maker: dict[str, BatchResult] = {}
+    # in the order of the inputs, so that the same clash is told alike whoever ended first
+    for result in sorted(results, key=lambda one: one.batch_index):
+        for item in result.artifacts:
+            other = maker.setdefault(item.name, result)
+            if other is not result:
+                raise ConfigurationError(
+                    f"{other.input_file} and {result.input_file} both made {item.name}; nothing was "
+                    f"written to {output_dir}: leave out --flat, or name outputs by their inputs"
+                )
