@@ -65,7 +65,7 @@ class Core:
     ) -> str:
         """Submit a batch; returns its id."""
         template = Submission("pass", RUNTIME, **changes)
-        items = [BatchItem(template, None) for _ in range(count)]
+        items = [BatchItem.of(template) for _ in range(count)]
         stored = await self.batches.submit(tenant_id, BatchSubmission(template, items, parallelism))
         return str(stored.row["batch_id"])
 

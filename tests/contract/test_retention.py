@@ -331,7 +331,7 @@ class Histories(RuleBasedStateMachine):
 
         async def append() -> str:
             template = await self.grid.batches.template(tenant_id, batch_id)
-            await self.grid.batches.append(tenant_id, batch_id, [BatchItem(template, None)])
+            await self.grid.batches.append(tenant_id, batch_id, [BatchItem.of(template)])
             rows = await self.grid.batches.executions(tenant_id, batch_id, limit=None, after=-1, status=None)
             if closes:
                 await self.grid.batches.close(tenant_id, batch_id)

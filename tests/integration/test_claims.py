@@ -28,7 +28,7 @@ class Runner:
         assert answer.status_code == 200, answer.text
 
     def claim(
-        self, known: Sequence[dict[str, Any]] | None, slots: int = 8, incarnation: str | None = None
+        self, known: Sequence[dict[str, Any]] | None, slots: int = 8, incarnation: str = ""
     ) -> list[dict[str, Any]]:
         """Ask for work, knowing some already."""
         asked: dict[str, Any] = {
@@ -107,15 +107,11 @@ def test_a_new_incarnation_begins_a_new_attempt(server: LiveServer) -> None:
     assert (found["status"], found["retry_count"]) == ("queued", 1)
 
 
-def test_what_one_of_two_runners_under_the_same_name_received_is_not_handed_to_the_other(
-    server: LiveServer,
-) -> None:
+def test_a_runner_whose_name_another_has_taken_is_told_so_and_given_nothing(server: LiveServer) -> None:
     runner = Runner(server)
-    api = Api(server.api, server.api_key)
+    Api(server.api, server.api_key).submit("print(1)")
     runner.register("second")
-    ids = [api.submit("print(1)")["execution_id"] for _ in range(2)]
-    (of_first,) = runner.claim(known=[], slots=1, incarnation="first")
-    (of_second,) = runner.claim(known=[], slots=1, incarnation="second")
-    assert [of_first["execution_id"], of_second["execution_id"]] == ids
-    assert runner.claim(known=[of_first], incarnation="first") == []
-    assert runner.claim(known=[], incarnation="first") == [of_first]
+    asked = {"runner_id": "runner", "free_cpus_milli": 8000, "free_slots": 1, "wait_ms": 0, "known": []}
+    refused = runner.api.post("/runner/claim", {**asked, "incarnation": "first"})
+    assert (refused.status_code, refused.json()["detail"]["error"]) == (403, "superseded")
+    assert len(runner.claim(known=[], incarnation="second")) == 1
