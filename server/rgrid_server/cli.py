@@ -19,13 +19,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from rgrid_server.app import ADMIN_KEY_FILE
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import parse_scopes
 from rgrid_server.errors import ServiceError
 from rgrid_server.serve import ADDRESS_FILE, PID_FILE, CannotStart, serve
 from rgrid_server.storage import (
-    DATABASE_FILE,
     UnknownStorage,
     check_storage,
     has_data,
@@ -98,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         ("stop", _stop, "stop it, letting running work go on"),
         ("migrate", _migrate, "bring the data to this version's schema"),
         ("backup", _backup, "copy the data of a server, running or not"),
+        ("restore", _restore, "bring a backup's data into an empty place"),
         ("prices", _prices, "show the price book"),
         ("keys", _keys, "list keys, make one, revoke one"),
         ("tenants", _tenants, "list tenants, limit what one runs at once"),
@@ -107,7 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS)
         command.add_argument("--database-url", metavar="URL", default=argparse.SUPPRESS)
         if name == "backup":
-            command.add_argument("target", type=Path, help="a directory that does not exist yet")
+            command.add_argument("target", type=Path, help="a directory or FILE.tar that does not exist yet")
+        if name == "restore":
+            command.add_argument("source", type=Path, help="what backup has made")
+        if name in {"backup", "restore"}:
+            command.add_argument("--blob-url", metavar="URL", default=argparse.SUPPRESS)
+            command.add_argument("--verify", action="store_true", help="compare every blob with its hash")
         if name == "keys":
             _add_key_options(command)
         if name == "tenants":
@@ -218,30 +222,20 @@ def _migrate(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 
 def _backup(settings: Settings, arguments: argparse.Namespace) -> int:
-    import shutil
-    import sqlite3
+    from rgrid_server.backup.making import make_backup
 
     _existing_database(settings)
-    if settings.database_url is not None:
-        raise Refusal(f"{name_of(settings)} is backed up by PostgreSQL's own tools, such as pg_dump")
-    target: Path = arguments.target
-    try:
-        target.mkdir(parents=True)
-    except FileExistsError:
-        raise Refusal(f"{target} exists; name a directory that does not") from None
-    # the database first: every blob that it names is on the disk before it is named, and is copied after
-    with (
-        sqlite3.connect(settings.data_dir / DATABASE_FILE) as source,
-        sqlite3.connect(target / DATABASE_FILE) as copy,
-    ):
-        source.backup(copy)
-    blobs = settings.data_dir / "blobs"
-    if blobs.is_dir():
-        shutil.copytree(blobs, target / "blobs", ignore=shutil.ignore_patterns("incoming"))
-    for name in (ADMIN_KEY_FILE, "runner.key"):
-        if (settings.data_dir / name).exists():
-            shutil.copy2(settings.data_dir / name, target / name)
-    print(f"copied to {target}; start it with rgrid server --data-dir {target}")
+    made = make_backup(settings, arguments.target, is_thorough=arguments.verify)
+    print(f"{arguments.target} has the rows and {made.blobs} blobs ({made.blob_bytes} bytes); all are there")
+    print("bring it back with rgrid server restore, into an empty --data-dir")
+    return 0
+
+
+def _restore(settings: Settings, arguments: argparse.Namespace) -> int:
+    from rgrid_server.backup.restoring import restore
+
+    made = restore(arguments.source, settings, is_thorough=arguments.verify)
+    print(f"{name_of(settings)} is as it was at {made.made_at}, with {made.blobs} blobs")
     return 0
 
 

@@ -34,6 +34,7 @@ from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import TERMINAL, Status
 from rgrid_server.store.database import Row
+from rgrid_server.store.events import visible_before
 from rgrid_server.store.prepared import all_rows, first_row
 from rgrid_server.store.tables import (
     artifacts,
@@ -82,14 +83,10 @@ def save_progress(connection: Connection, progress: Progress) -> None:
 
 
 def events_until(connection: Connection, after: int, until_ms: int, limit: int) -> list[Row]:
-    """The next events behind a sequence number, as far as they happened until a time.
-
-    The feed is in order of commits. A time that lies further back than any transaction lasts is asked for, so
-    no event can appear before one that is returned.
-    """
+    """The next events behind a position, of all tenants, as far as they happened until a time."""
     query = (
         select(events.c.sequence, events.c.execution_id, events.c.status, events.c.at_ms)
-        .where(events.c.sequence > after)
+        .where(events.c.sequence > after, events.c.sequence < visible_before())
         .order_by(events.c.sequence)
         .limit(limit)
     )
@@ -102,9 +99,16 @@ def ends_execution(event: Row) -> bool:
 
 
 def delete_events(connection: Connection, last: int, limit: int) -> int:
-    """Remove up to so many events up to a sequence number, oldest first; returns how many there were."""
+    """Remove up to so many events up to a position, oldest first; returns how many there were.
+
+    The newest one stays, so that positions go on above it also where the rows are copied to.
+    """
+    newest = select(func.max(events.c.sequence)).scalar_subquery()
     found = (
-        select(events.c.sequence).where(events.c.sequence <= last).order_by(events.c.sequence).limit(limit)
+        select(events.c.sequence)
+        .where(events.c.sequence <= last, events.c.sequence < newest)
+        .order_by(events.c.sequence)
+        .limit(limit)
     )
     rows = [tuple(row) for row in connection.execute(found)]
     return _delete_keys(connection, events, (events.c.sequence,), rows)

@@ -38,6 +38,21 @@ def upgrade_schema(connection: Connection, where: str) -> None:
     command.upgrade(config, "head")
 
 
+def check_schema(connection: Connection, where: str) -> None:
+    """Make sure that a database has this version's schema, and change nothing.
+
+    Raises:
+        StorageError: it has another one.
+    """
+    wanted = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current != wanted:
+        raise StorageError(
+            f"{where} has the schema {current or 'of nothing yet'}, this version works on {wanted}; "
+            "bring it there first with `rgrid server migrate`, or use the version that wrote it"
+        )
+
+
 def alembic_config(connection: Connection) -> Config:
     """Alembic's configuration for a connection; there is no ini file."""
     config = Config()

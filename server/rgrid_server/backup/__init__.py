@@ -1,0 +1,1 @@
+"""Copies of all data, taken while the server runs, and their way back."""
