@@ -51,6 +51,23 @@ class Settings(BaseSettings):
         None, gt=0, description="stop when nothing was asked or run for so long"
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field(
+        "text", description="log lines to read, or one JSON document each"
+    )
+    access_log: bool = Field(False, description="a log line for every request")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="answer /metrics there without a key; 0 takes a free port"
+    )
+    metrics_host: str = Field("127.0.0.1", description="the address of that port")
+    tracing: bool | None = Field(
+        None, description="send traces; by default when OTEL_EXPORTER_OTLP_ENDPOINT is set"
+    )
+    tracing_ratio: float = Field(
+        1.0, ge=0, le=1, description="which part of the traces that begin here is recorded"
+    )
+    min_free_bytes: int = Field(
+        64 * 1024**2, ge=0, description="less room than this on the blobs' disk, and the server is not ready"
+    )
 
     @property
     def limits(self) -> Limits:

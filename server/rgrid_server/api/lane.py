@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
@@ -111,9 +112,11 @@ class Lane:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began = perf_counter()
         path, method = scope["path"], scope["method"]
         if path in _HEALTH and method == "GET":
             await self._health(scope, receive, send)
+            self._services.notes.finished(scope, "/health", 200, began)
             return
         execution_id, found = "", _BY_PATH.get((method, path))
         if found is None and method == "GET" and (match := _EXECUTION.match(path)):
@@ -133,6 +136,8 @@ class Lane:
             await self._app(scope, receive, send)
             return
         await _send(answer, scope, send)
+        route = "/executions/{execution_id}" if execution_id else path.removeprefix(PREFIX)
+        self._services.notes.finished(scope, route, answer.status_code, began)
 
     async def _ask(self, scope: Scope, receive: Receive, needed: KeyScope, execution_id: str) -> Ask | None:
         """The request as a hot one, None where it is to take the usual way."""
@@ -157,6 +162,8 @@ class Lane:
             return None
         query = scope["query_string"]
         scope["app"] = self._holder
+        begin_request(scope)
+        scope["state"]["principal"] = principal
         return Ask(
             request=Request(scope, receive),
             services=self._services,
