@@ -1,7 +1,7 @@
 """Which trace this process belongs to, for the header ``traceparent`` of its calls (W3C Trace Context).
 
-``TRACEPARENT`` in the environment is continued, as whoever started this process has set it; else ``RGRID_TRACE=1``
-begins a trace, the same for all calls of the process. The client itself writes no spans.
+``TRACEPARENT`` in the environment is continued, as whoever started this process has set it; else
+``RGRID_TRACE=1`` begins a trace, the same for all calls of the process. The client itself writes no spans.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rgrid import calls, tracing
+from rgrid import calls
 from rgrid.cli.display import Bar, euros, print_json, say, seconds
 from rgrid.cli.failures import FAILED, INTERRUPTED
 from rgrid.cli.interrupts import Interrupts
@@ -53,8 +53,6 @@ def _run_one(client: Client, wanted: SingleRun, interrupts: Interrupts) -> int:
         return 0
     attached = " (attached to the one that holds the key)" if execution.attached else ""
     say(f"{execution.execution_id}{attached}", verbose=wanted.is_verbose)
-    if wanted.is_verbose and (trace_id := tracing.trace_id()) is not None:
-        say(f"trace {trace_id}", verbose=True)
 
     def finish() -> Execution:
         if not wanted.is_json:

@@ -16,6 +16,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from rgrid_server import __version__
+from rgrid_server.domain.attempts import Outcome
 from rgrid_server.observability.tallies import TallyVec
 
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -87,6 +88,18 @@ class Metrics:
         self.charges = self._counter(
             "rgrid_charges_nanoeuros", "Charges of all tenants, in nano-euro; exact up to 9 million euro."
         )
+
+        # what has not happened yet shows as 0, so that rates and alerts have something to begin with
+        for counter, values in (
+            (self.ended, tuple(Outcome)),
+            (self.retries, ("grid_fault", "script")),
+            (self.lost, ("lease_expired", "runner_restarted")),
+            (self.environments, ("warm", "built")),
+            (self.input_cache, ("hit", "miss")),
+            (self.blobs, ("present", "missing")),
+        ):
+            for value in values:
+                counter.labels(value)
 
         self.queue_depth = self._gauge("rgrid_queue_depth", "Executions that wait for a runner.", "priority")
         self.oldest_age = self._gauge(
