@@ -25,7 +25,8 @@ def trace_parent() -> str | None:
     """What the header says; None where there is no trace."""
     given = os.environ.get(PARENT_VARIABLE, "").strip()
     if _is_valid(given):
-        return given
+        # a later version's first four parts are what this one has
+        return "-".join(["00", *given.split("-")[1:4]])
     if os.environ.get(BEGIN_VARIABLE, "0") in {"", "0"}:
         return None
     # a forked process goes its own way

@@ -33,7 +33,7 @@ METRICS = f"""{WRITTEN_BY}
 
 What `/metrics` answers, in Prometheus' text format or OpenMetrics by `Accept`. Counters and histograms count
 what this process has done since it started, so with several API processes each is scraped and the sums count;
-the gauges of queue, attempts and runners are the database's, the same from every process. No label holds an id.
+the gauges of queue, attempts and runners are the database's, the same from every process. No label is an id.
 Beside these come `process_*`, `python_gc_*` and `python_info`. How to use them:
 [monitoring](../how-to/monitoring.md).
 

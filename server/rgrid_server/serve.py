@@ -171,14 +171,12 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take in nothing more from here on."""
-        self._gate.close()
+        self._begin_to_drain()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is being answered, then stop taking connections."""
-        self._gate.close()
-        if self._state is not None:
-            self._state.drain()
+        self._begin_to_drain()
         deadline = monotonic() + SHUTDOWN_SECONDS
         while (open_ := set(self.server_state.tasks)) and not self.force_exit:
             left = deadline - monotonic()
@@ -186,6 +184,11 @@ class _Server(uvicorn.Server):
                 break
             await asyncio.wait(open_, timeout=min(left, 0.1))
         await super().shutdown(sockets)
+
+    def _begin_to_drain(self) -> None:
+        self._gate.close()
+        if self._state is not None:
+            self._state.drain()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 TRACEPARENT_HEADER = "traceparent"
 TRACEPARENT_VARIABLE = "TRACEPARENT"
 _SAMPLED = 0x01
-_TRACEPARENT = re.compile(r"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def parse_trace_parent(header: str | None) -> TraceContext | None:
     >>> parse_trace_parent("00-00000000000000000000000000000000-b7ad6b7169203331-01") is None
     True
     """
-    match = _TRACEPARENT.match(header) if header else None
+    match = _TRACEPARENT.fullmatch(header) if header else None
     if match is None:
         return None
     version, trace_id, span_id, flags, more = match.groups()

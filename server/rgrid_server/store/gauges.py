@@ -35,7 +35,10 @@ _HEAD = Prepared(
 )
 _COUNT = Prepared(
     select(func.count()).select_from(
-        select(executions.c.sequence).where(*_OF_FLOW).limit(bindparam("max_rows", type_=Integer)).subquery()
+        select(executions.c.sequence)
+        .where(*_OF_FLOW)
+        .limit(bindparam("max_rows", type_=Integer))
+        .subquery("counted")
     )
 )
 _BATCH_QUEUED = Prepared(
