@@ -8,7 +8,9 @@ import http.client
 import json
 import re
 import signal
-import socket
+import sqlite3
+import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +21,9 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.airflow_home import free_port
 from tests.integration.conftest import Api
-from tests.live import LiveServer
+from tests.live import PYTHON, LiveServer
 
 SECRET = "hunter2-in-an-environment-variable"
 SCRIPT = "print('words of the script itself'); open('out.txt', 'w').write('x' * 10)"
@@ -211,14 +214,53 @@ def _until_refused(server: LiveServer) -> requests.Response:
     raise AssertionError("nothing was refused")
 
 
-def test_a_server_that_is_told_to_stop_while_it_starts_stops(tmp_path: Path) -> None:
-    server = LiveServer(tmp_path / "data", options=["--slots", "0"]).start()
-    port = urlsplit(server.url).port
-    assert server.stop() == 0
-    with socket.socket() as free:
-        # nobody listens any more
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", port))
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes], sqlite3.Connection]]:
+    """A server that waits for its database, which another connection holds; its address, and both."""
+    held = sqlite3.connect(tmp_path / "rgrid.sqlite", isolation_level=None)
+    held.execute("BEGIN EXCLUSIVE")
+    port = free_port()
+    command = [str(PYTHON), "-m", "rgrid_server", "--port", str(port), "--data-dir", str(tmp_path)]
+    process = subprocess.Popen([*command, "--slots", "0"], stderr=subprocess.PIPE)
+    try:
+        yield f"http://127.0.0.1:{port}", process, held
+    finally:
+        held.close()
+        process.kill()
+        process.communicate()
+
+
+def _first_answer(url: str) -> requests.Response:
+    for _ in range(2000):
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(url, timeout=30)
+        time.sleep(0.02)
+    raise AssertionError("it never answers")
+
+
+def test_while_it_starts_it_says_so_and_when_to_ask_again(
+    starting: tuple[str, subprocess.Popen[bytes], sqlite3.Connection],
+) -> None:
+    url, process, held = starting
+    for path in ("/health", "/ready", "/api/v1/executions"):
+        answer = _first_answer(f"{url}{path}")
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "5"
+        assert answer.json()["detail"]["error"] == "starting"
+    held.execute("ROLLBACK")
+    while requests.get(f"{url}/health", timeout=30).status_code == 503:
+        assert process.poll() is None
+    assert requests.get(f"{url}/ready", timeout=30).status_code == 200
+
+
+def test_one_that_is_told_to_stop_while_it_starts_stops(
+    starting: tuple[str, subprocess.Popen[bytes], sqlite3.Connection],
+) -> None:
+    url, process, held = starting
+    assert _first_answer(f"{url}/health").status_code == 503
+    process.send_signal(signal.SIGTERM)
+    held.execute("ROLLBACK")
+    assert process.wait(timeout=60) == 0
 
 
 def test_every_request_leaves_a_line_with_its_id_tenant_and_route(watched: LiveServer) -> None:

@@ -61,6 +61,8 @@ class Scrape:
         self._metrics.running.set(fill.running)
         self._metrics.runners.set(fill.runners)
         self._metrics.runner_slots.set(fill.runner_slots)
+        hidden_at_ms = fill.oldest_hidden_event_at_ms
+        self._metrics.events_lag.set(0 if hidden_at_ms is None else max(0, now - hidden_at_ms) / 1000)
 
 
 def priority_class(rank: int) -> str:

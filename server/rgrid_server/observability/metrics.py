@@ -108,6 +108,10 @@ class Metrics:
         self.running = self._gauge("rgrid_attempts_running", "Attempts that runners carry.")
         self.runners = self._gauge("rgrid_runners", "Runners that were heard of in the last minute.")
         self.runner_slots = self._gauge("rgrid_runner_slots", "Slots of those runners.")
+        self.events_lag = self._gauge(
+            "rgrid_events_lag_seconds",
+            "For how long events are held back from readers, behind a transaction that is still open.",
+        )
         self.waiting = self._gauge(
             "rgrid_waiting_clients", "Requests that wait in this process, by what for.", "topic"
         )

@@ -14,7 +14,7 @@ from sqlalchemy import Integer, bindparam, func, select
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.fairshare import Flow
-from rgrid_server.store import queue
+from rgrid_server.store import events, queue
 from rgrid_server.store.prepared import Prepared
 from rgrid_server.store.tables import attempts, batches, executions, runners
 
@@ -64,12 +64,13 @@ class QueueFill:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """The queue by rank (minus the priority), and who carries what."""
+    """The queue by rank (minus the priority), who carries what, and since when the feed is held back."""
 
     by_rank: dict[int, QueueFill]
     running: int
     runners: int
     runner_slots: int
+    oldest_hidden_event_at_ms: int | None
 
 
 def read_fill(connection: Connection, now_ms: int, runners_since_ms: int) -> Fill:
@@ -103,6 +104,7 @@ def read_fill(connection: Connection, now_ms: int, runners_since_ms: int) -> Fil
         running=int(_RUNNING.scalar(connection)),
         runners=int(present["runners"]),
         runner_slots=int(present["slots"]),
+        oldest_hidden_event_at_ms=events.oldest_hidden_at_ms(connection),
     )
 
 
