@@ -133,6 +133,7 @@ async def _serve_opened(
 def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        interface="asgi3",
         http=CorkedProtocol,
         log_level="debug" if settings.log_level == "debug" else "warning",
         # its lines are made as all others are

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rgrid_server.api.errors import RETRY_AFTER_SECONDS
@@ -33,14 +35,13 @@ class Gate:
         """Let no more work in; what is being answered goes on."""
         self._is_closed = True
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or connection."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request or connection; what it is passed on to is awaited without a step between."""
         if self._app is None:
-            await _refuse(scope, receive, send, *STARTING)
-        elif self._is_closed and not _is_still_served(scope["path"]):
-            await _refuse(scope, receive, send, *DRAINING)
-        else:
-            await self._app(scope, receive, send)
+            return _refuse(scope, receive, send, *STARTING)
+        if self._is_closed and not _is_still_served(scope["path"]):
+            return _refuse(scope, receive, send, *DRAINING)
+        return self._app(scope, receive, send)
 
 
 def _is_still_served(path: str) -> bool:

@@ -89,13 +89,13 @@ async def _estimate(ask: Ask) -> Response | None:
     return await costs.estimated(ask.request, ask.principal, runtime=runtime, count=int(files))
 
 
-_BY_PATH: dict[tuple[str, str], tuple[KeyScope, Answerer]] = {
-    ("GET", f"{PREFIX}/executions"): (KeyScope.READ, _list),
-    ("POST", f"{PREFIX}/executions"): (KeyScope.SUBMIT, _submit),
-    ("GET", f"{PREFIX}/cost"): (KeyScope.READ, _cost),
-    ("GET", f"{PREFIX}/estimate"): (KeyScope.READ, _estimate),
+_BY_PATH: dict[tuple[str, str], tuple[KeyScope, Answerer, str]] = {
+    ("GET", f"{PREFIX}/executions"): (KeyScope.READ, _list, "/executions"),
+    ("POST", f"{PREFIX}/executions"): (KeyScope.SUBMIT, _submit, "/executions"),
+    ("GET", f"{PREFIX}/cost"): (KeyScope.READ, _cost, "/cost"),
+    ("GET", f"{PREFIX}/estimate"): (KeyScope.READ, _estimate, "/estimate"),
 }
-_BY_ID: tuple[KeyScope, Answerer] = (KeyScope.READ, _read)
+_BY_ID: tuple[KeyScope, Answerer, str] = (KeyScope.READ, _read, "/executions/{execution_id}")
 _HEALTH = {"/health", f"{PREFIX}/health"}
 
 
@@ -124,7 +124,7 @@ class Lane:
         if found is None:
             await self._app(scope, receive, send)
             return
-        needed, answerer = found
+        needed, answerer, route = found
         ask = await self._ask(scope, receive, needed, execution_id)
         if ask is None:
             await self._app(scope, receive, send)
@@ -136,7 +136,6 @@ class Lane:
             await self._app(scope, receive, send)
             return
         await _send(answer, scope, send)
-        route = "/executions/{execution_id}" if execution_id else path.removeprefix(PREFIX)
         self._services.notes.finished(scope, route, answer.status_code, began)
 
     async def _ask(self, scope: Scope, receive: Receive, needed: KeyScope, execution_id: str) -> Ask | None:

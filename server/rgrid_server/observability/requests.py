@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from rgrid_server.observability.metrics import Metrics
+from rgrid_server.observability.tallies import Tally
 
 log = logging.getLogger("rgrid_server.access")
 
@@ -29,16 +30,22 @@ class RequestNotes:
     def __init__(self, metrics: Metrics, *, is_logged: bool) -> None:
         self._requests = metrics.requests
         self._is_logged = is_logged
+        self._known: dict[tuple[str, str, int], Tally] = {}
 
     def finished(self, scope: Mapping[str, Any], route: str, status: int, began: float) -> None:
         """Note a request that has been answered; ``began`` is by :func:`time.perf_counter`."""
         seconds = perf_counter() - began
-        method = scope["method"]
-        if method not in _METHODS:
-            method = "OTHER"
-        if b"wait=" in scope["query_string"]:
+        method, query = scope["method"], scope["query_string"]
+        if query and b"wait=" in query:
             route += WAITS
-        self._requests.of(method, route, status).add(seconds)
+        known = self._known.get((route, method, status))
+        if known is None:
+            # anyone may make up a method; a label may not be made up
+            named = method if method in _METHODS else "OTHER"
+            known = self._requests.of(named, route, status)
+            if named == method:
+                self._known[route, method, status] = known
+        known.add(seconds)
         if self._is_logged:
             facts = {
                 "method": method,
