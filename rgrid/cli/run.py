@@ -78,6 +78,11 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         retry_policy={"max_retries": given["retries"]} if given["retries"] else None,
     )
     key = given["key"] or f"cli-{uuid.uuid4().hex}"
+    if given["verbose"]:
+        from rgrid.tracing import trace_id
+
+        if (trace := trace_id()) is not None:
+            click.echo(f"rgrid: trace {trace}", err=True)
     if given["batch_glob"] is not None:
         from rgrid.cli.run_batch import BatchRun, run_batch
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from rgrid import exceptions
+from rgrid import exceptions, tracing
 from rgrid._version import __version__
 from rgrid.calls import Answer, Call
 
@@ -86,6 +86,8 @@ class Server:
             headers["Authorization"] = f"Bearer {self.api_key}"
         if call.json is not None:
             headers["Content-Type"] = "application/json"
+        if tracing.is_wanted() and not is_signed(call) and (parent := tracing.trace_parent()) is not None:
+            headers[tracing.HEADER] = parent
         return headers
 
     def timeout_for(self, call: Call[Any]) -> float:

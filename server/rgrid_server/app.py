@@ -38,6 +38,12 @@ from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.choosing import Chooser
 from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
+from rgrid_server.observability.gauges import Scrape
+from rgrid_server.observability.metrics import Metrics
+from rgrid_server.observability.readiness import Readiness
+from rgrid_server.observability.requests import RequestNotes
+from rgrid_server.observability.tracing import make_tracing
+from rgrid_server.observability.watching import Watching
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.clockwatch import ClockWatch
 from rgrid_server.scheduler.executions import Executions
@@ -51,7 +57,13 @@ from rgrid_server.scheduler.retention import Retention
 from rgrid_server.scheduler.sweeper import sweep
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
-from rgrid_server.storage import migrate, open_blobs, open_database, open_notifications
+from rgrid_server.storage import (
+    kind_of_database,
+    migrate,
+    open_blobs,
+    open_database,
+    open_notifications,
+)
 from rgrid_server.store import spend
 from rgrid_server.tenancy import Tenancy
 
@@ -95,9 +107,13 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
     """
     data_dir = settings.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
-    migrate(settings)
+    await asyncio.to_thread(migrate, settings)
     async with AsyncExitStack() as stack:
-        database = open_database(settings)
+        tracing = make_tracing("rgrid-server", settings.tracing, settings.tracing_ratio)
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        metrics = Metrics(kind_of_database(settings))
+        observer = Watching(metrics, tracing)
+        database = open_database(settings, observer.committed)
         stack.push_async_callback(database.close)
         await database.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
         book = await database.read(spend.load_prices)
@@ -112,20 +128,32 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         blobs = open_blobs(settings)
         limits, engine = settings.limits, settings.engine
         chooser = Chooser()
+        executions_ = Executions(database, wakeups, limits, observer)
+        leases = Leases(database, wakeups, signer, book, engine, settings.attempt_limits, chooser, observer)
+
+        async def has_runner() -> bool:
+            return bool(wakeups.waiting().get("runner") or await executions_.present_runners())
+
+        readiness = Readiness(database, blobs, lambda: leases.draining, has_runner)
         services = Services(
             settings=settings,
             signer=signer,
             tenancy=tenancy,
-            executions=Executions(database, wakeups, limits),
-            batches=Batches(database, wakeups, limits),
-            uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes),
+            executions=executions_,
+            batches=Batches(database, wakeups, limits, observer),
+            uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes, observer),
             files=Files(database, blobs, settings.retention),
             logs=Logs(database, wakeups, settings.retention),
             feed=Feed(database, wakeups),
             results=Results(database, wakeups),
-            leases=Leases(database, wakeups, signer, book, engine, settings.attempt_limits, chooser),
-            reports=Reports(database, wakeups, signer, book, engine, chooser),
+            leases=leases,
+            reports=Reports(database, wakeups, signer, book, engine, chooser, observer),
             costs=Costs(database, book, engine),
+            observer=observer,
+            notes=RequestNotes(metrics, is_logged=settings.access_log),
+            tracing=tracing,
+            readiness=readiness,
+            scrape=Scrape(metrics, database, readiness, wakeups.waiting),
         )
         await services.leases.extend_all()
         await services.batches.end_canceled()
@@ -164,7 +192,9 @@ def make_app(state: ServerState) -> FastAPI:
             expose_headers=["X-Request-Id", "X-Next-Cursor", "X-Ignored-Fields"],
         )
     app.include_router(system.open_routes)
+    app.include_router(system.metrics_routes)
     app.include_router(system.open_routes, prefix=PREFIX, include_in_schema=False)
+    app.include_router(system.metrics_routes, prefix=PREFIX, include_in_schema=False)
     for module in (
         system,
         executions,

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import errno
 import json
-import logging
 import os
 import signal
 import sys
@@ -22,6 +21,8 @@ from pydantic import ValidationError
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import parse_scopes
 from rgrid_server.errors import ServiceError
+from rgrid_server.observability.logs import configure_logging
+from rgrid_server.observability.tracing import TracingUnavailable
 from rgrid_server.serve import ADDRESS_FILE, PID_FILE, CannotStart, serve
 from rgrid_server.storage import (
     UnknownStorage,
@@ -64,14 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refusal as error:
         print(f"rgrid server: {error}", file=sys.stderr)
         return USAGE_ERROR
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    configure_logging(settings.log_format, settings.log_level)
     command: Callable[[Settings, argparse.Namespace], int] = arguments.command
     try:
         return command(settings, arguments)
-    except (CannotStart, StorageError, ServiceError, Refusal) as error:
+    except (CannotStart, StorageError, ServiceError, TracingUnavailable, Refusal) as error:
         print(f"rgrid server: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -135,6 +133,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--idle-exit-seconds", type=float, metavar="S")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log-format", choices=["text", "json"])
+    parser.add_argument("--access-log", action="store_true", default=None, help="log every request")
+    parser.add_argument("--metrics-port", type=int, metavar="N", help="answer /metrics there without a key")
+    parser.add_argument("--metrics-host", metavar="HOST")
+    parser.add_argument("--tracing", action="store_true", default=None, help="send OpenTelemetry traces")
 
 
 def _add_key_options(command: argparse.ArgumentParser) -> None:

@@ -18,8 +18,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RGRID_", env_ignore_empty=True, extra="ignore")
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="the address to listen on")
+    port: int = Field(
+        8000, ge=0, le=65535, description="the port; 0 takes a free one, written to `DIR/address`"
+    )
     data_dir: Path = Field(Path("rgrid-data"), description="where database, blobs and runners' files stand")
     database_url: SecretStr | None = Field(
         None, description="a PostgreSQL database, in place of SQLite in the data directory"
@@ -31,18 +33,22 @@ class Settings(BaseSettings):
         None,
         description="file:///DIRECTORY for blobs that servers share which have data directories of their own",
     )
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "ray"] = Field("local", description="on which machines attempts are carried")
     slots: int | None = Field(
         None, ge=0, description="executions at once; by default one a CPU, 0 for no runner"
     )
-    sandbox: Literal["auto", "process", "bubblewrap", "docker"] = "auto"
+    sandbox: Literal["auto", "process", "bubblewrap", "docker"] = Field(
+        "auto", description="what confines a script"
+    )
     bootstrap_api_key: SecretStr | None = Field(None, description="the admin key that the first start makes")
     public_url: str | None = Field(
         None, description="how clients reach this server, for the URLs that it hands out"
     )
-    cors_origins: list[str] = Field(default_factory=list)
-    max_timeout_seconds: int = Field(3600, ge=1)
-    max_blob_bytes: int = Field(16 * 1024**3, ge=1)
+    cors_origins: list[str] = Field(
+        default_factory=list, description="origins whose pages may call the API, as a JSON list"
+    )
+    max_timeout_seconds: int = Field(3600, ge=1, description="the longest timeout that may be asked for")
+    max_blob_bytes: int = Field(16 * 1024**3, ge=1, description="the largest file that is taken")
     log_retention_days: float = Field(7, gt=0, description="so long after its end an execution's log is kept")
     output_retention_days: float = Field(
         30, gt=0, description="so long after its end an execution's inputs, outputs and events are kept"
@@ -50,7 +56,26 @@ class Settings(BaseSettings):
     idle_exit_seconds: float | None = Field(
         None, gt=0, description="stop when nothing was asked or run for so long"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least that is logged"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="log lines to read, or one JSON document each"
+    )
+    access_log: bool = Field(False, description="a log line for every request")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="answer /metrics there without a key; 0 takes a free port"
+    )
+    metrics_host: str = Field("127.0.0.1", description="the address of that port")
+    tracing: bool | None = Field(
+        None, description="send traces; by default when OTEL_EXPORTER_OTLP_ENDPOINT is set"
+    )
+    tracing_ratio: float = Field(
+        1.0, ge=0, le=1, description="which part of the traces that begin here is recorded"
+    )
+    min_free_bytes: int = Field(
+        64 * 1024**2, ge=0, description="less room than this on the blobs' disk, and the server is not ready"
+    )
 
     @property
     def limits(self) -> Limits:

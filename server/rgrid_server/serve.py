@@ -12,13 +12,17 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
+from types import FrameType
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
+from rgrid_server.api.gate import Gate
+from rgrid_server.api.metrics_port import MetricsPort
 from rgrid_server.app import ServerState, make_asgi, open_server
 from rgrid_server.config import Settings
 from rgrid_server.corked import CorkedProtocol
@@ -27,9 +31,12 @@ from rgrid_server.engines.local import LocalEngine
 log = logging.getLogger(__name__)
 
 ADDRESS_FILE = "address"
+METRICS_ADDRESS_FILE = "metrics-address"
 PID_FILE = "server.pid"
 LOCK_FILE = "server.lock"
-SHUTDOWN_SECONDS = 10
+SHUTDOWN_SECONDS = 10.0
+CANCELING_SECONDS = 1
+"""So long those have to end that were not done when the server was to stop."""
 GARBAGE_THRESHOLD = 5_000
 
 
@@ -51,69 +58,138 @@ def serve(settings: Settings) -> int:
         raise CannotStart(
             f"the data directory {settings.data_dir} cannot be made: {error.strerror}"
         ) from None
-    with _lock(settings.data_dir), _listen(settings.host, settings.port) as listener:
-        uvloop.run(_serve(settings, listener))
+    with ExitStack() as stack:
+        stack.enter_context(_lock(settings.data_dir))
+        listener = stack.enter_context(_listen(settings.host, settings.port))
+        metrics_listener = None
+        if settings.metrics_port is not None:
+            metrics_listener = stack.enter_context(_listen(settings.metrics_host, settings.metrics_port))
+        uvloop.run(_serve(settings, listener, metrics_listener))
     return 0
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
-    async with open_server(settings) as state:
-        app = make_asgi(state)
-        config = uvicorn.Config(
-            app,
-            http=CorkedProtocol,
-            log_level=settings.log_level,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            timeout_keep_alive=75,
-            ws_max_size=1024 * 1024,
-        )
-        server = _Server(config, state)
-        url = _url_of(listener)
-        address = settings.data_dir / ADDRESS_FILE
-        engine = LocalEngine(
-            url=url,
-            data_dir=settings.data_dir,
-            slots=settings.slots if settings.slots is not None else (os.cpu_count() or 1),
-            sandbox=settings.sandbox,
-            runner_key=state.runner_key,
-        )
-        _write(address, url)
-        _write(settings.data_dir / PID_FILE, str(os.getpid()))
-        tasks = []
-        if engine.slots > 0 and settings.engine == "local":
-            tasks.append(asyncio.create_task(engine.keep_running()))
-        if settings.idle_exit_seconds is not None:
-            tasks.append(asyncio.create_task(_stop_when_idle(state, server, settings.idle_exit_seconds)))
-        # what is loaded stays loaded: looking through it for garbage held answers up for 40 ms now and then
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
-        log.info("RGrid serves at %s", url)
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            address.unlink(missing_ok=True)
-            (settings.data_dir / PID_FILE).unlink(missing_ok=True)
-            if not await state.is_carrying():
-                await engine.stop_runner()
+async def _serve(
+    settings: Settings, listener: socket.socket, metrics_listener: socket.socket | None = None
+) -> None:
+    gate = Gate()
+    server = _Server(_config(settings, gate), gate)
+    # it answers from here on, if only that it is starting
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with open_server(settings) as state:
+            if not serving.done():
+                await _serve_opened(settings, state, server, serving, _url_of(listener), metrics_listener)
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def _serve_opened(
+    settings: Settings,
+    state: ServerState,
+    server: _Server,
+    serving: asyncio.Task[None],
+    url: str,
+    metrics_listener: socket.socket | None,
+) -> None:
+    address = settings.data_dir / ADDRESS_FILE
+    engine = LocalEngine(
+        url=url,
+        data_dir=settings.data_dir,
+        slots=settings.slots if settings.slots is not None else (os.cpu_count() or 1),
+        sandbox=settings.sandbox,
+        runner_key=state.runner_key,
+        options=_runner_options(settings),
+    )
+    server.open(state)
+    _write(address, url)
+    _write(settings.data_dir / PID_FILE, str(os.getpid()))
+    tasks = []
+    if engine.slots > 0 and settings.engine == "local":
+        tasks.append(asyncio.create_task(engine.keep_running()))
+    if settings.idle_exit_seconds is not None:
+        tasks.append(asyncio.create_task(_stop_when_idle(state, server, settings.idle_exit_seconds)))
+    if metrics_listener is not None:
+        beside = _Beside(_config(settings, MetricsPort(state.services.scrape)))
+        tasks.append(asyncio.create_task(beside.serve(sockets=[metrics_listener])))
+        _write(settings.data_dir / METRICS_ADDRESS_FILE, _url_of(metrics_listener))
+    # what is loaded stays loaded: looking through it for garbage held answers up for 40 ms now and then
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+    log.info("RGrid serves at %s", url)
+    try:
+        await asyncio.shield(serving)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for name in (ADDRESS_FILE, METRICS_ADDRESS_FILE, PID_FILE):
+            (settings.data_dir / name).unlink(missing_ok=True)
+        if not await state.is_carrying():
+            await engine.stop_runner()
+
+
+def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        interface="asgi3",
+        http=CorkedProtocol,
+        log_level="debug" if settings.log_level == "debug" else "warning",
+        # its lines are made as all others are
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=CANCELING_SECONDS,
+        timeout_keep_alive=75,
+        ws_max_size=1024 * 1024,
+    )
+
+
+def _runner_options(settings: Settings) -> list[str]:
+    """How the runner logs and traces: as its server does."""
+    options = ["--log-format", settings.log_format, "--log-level", settings.log_level]
+    if settings.tracing is not None:
+        options.append("--tracing" if settings.tracing else "--no-tracing")
+    return options
 
 
 class _Server(uvicorn.Server):
-    """Drains at the first signal: long waits end, so that their callers hear before the connection does."""
+    """Drains at the first signal: long waits end, so that their callers hear before the connection does.
 
-    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
+    While what is being answered goes on, new requests hear that the server stops; then it stops listening.
+    """
+
+    def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
         super().__init__(config)
+        self._gate = gate
+        self._state: ServerState | None = None
+
+    def open(self, state: ServerState) -> None:
+        """Let requests in."""
         self._state = state
+        self._gate.open(make_asgi(state))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take in nothing more from here on."""
+        self._begin_to_drain()
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop taking connections and finish what is being answered."""
-        self._state.drain()
+        """Finish what is being answered, then stop taking connections."""
+        self._begin_to_drain()
+        deadline = monotonic() + SHUTDOWN_SECONDS
+        while (open_ := set(self.server_state.tasks)) and not self.force_exit:
+            left = deadline - monotonic()
+            if left <= 0:
+                break
+            await asyncio.wait(open_, timeout=min(left, 0.1))
         await super().shutdown(sockets)
+
+    def _begin_to_drain(self) -> None:
+        self._gate.close()
+        if self._state is not None:
+            self._state.drain()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -126,6 +202,15 @@ class _Server(uvicorn.Server):
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+
+class _Beside(uvicorn.Server):
+    """Serves beside the server that hears the signals, until it is canceled."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take none."""
+        yield
 
 
 async def _stop_when_idle(state: ServerState, server: uvicorn.Server, idle_seconds: float) -> None:

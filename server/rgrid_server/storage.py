@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from rgrid_server.blobs.base import BlobStore
 from rgrid_server.blobs.directory import DirectoryBlobStore
 from rgrid_server.config import Settings
-from rgrid_server.store.database import Database, StorageError, StorageUnavailable
+from rgrid_server.store.database import CommitListener, Database, StorageError, StorageUnavailable
 from rgrid_server.store.events import rebase_positions
 from rgrid_server.store.schema import upgrade_schema
 from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
@@ -94,22 +94,27 @@ def name_of(settings: Settings) -> str:
     return shown(url)
 
 
-def open_database(settings: Settings) -> Database:
+def kind_of_database(settings: Settings) -> str:
+    """``sqlite`` or ``postgresql``."""
+    return "sqlite" if postgres_url(settings) is None else "postgresql"
+
+
+def open_database(settings: Settings, on_commit: CommitListener | None = None) -> Database:
     """The database, which has this version's schema already."""
     url = postgres_url(settings)
     if url is None:
-        return SqliteDatabase(settings.data_dir / DATABASE_FILE)
+        return SqliteDatabase(settings.data_dir / DATABASE_FILE, on_commit)
     _require_driver()
     from rgrid_server.store.postgres import PostgresDatabase
 
-    return PostgresDatabase(url, settings.database_connections)
+    return PostgresDatabase(url, settings.database_connections, on_commit)
 
 
 def open_blobs(settings: Settings) -> BlobStore:
     """The store of those blobs that are too large for the database."""
     directory = blob_directory(settings)
     directory.mkdir(parents=True, exist_ok=True)
-    return DirectoryBlobStore(directory)
+    return DirectoryBlobStore(directory, settings.min_free_bytes)
 
 
 def open_notifications(settings: Settings) -> Notifications | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import Request
 from starlette.responses import Response
 
@@ -13,6 +15,7 @@ from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import BatchBody, ItemsBody, RetryBatchBody
 from rgrid_server.api.services import services
 from rgrid_server.api.submissions import batch_items, batch_submission, template_submission
+from rgrid_server.api.traces import submitting
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.money import nanos_to_micros
@@ -29,9 +32,12 @@ async def submit(request: Request, who: Who) -> Response:
     """All of its executions in one transaction; with a ``run_key`` at most once."""
     found = services(request)
     body = await read_bulk(request, BatchBody)
-    template = await template_submission(body.template, found.executions)
-    asked = batch_submission(body, template)
-    stored = await found.batches.submit(who.tenant_id, asked)
+    with submitting(request, "/batches") as trace_parent:
+        template = replace(
+            await template_submission(body.template, found.executions), trace_parent=trace_parent
+        )
+        asked = batch_submission(body, template)
+        stored = await found.batches.submit(who.tenant_id, asked)
     return ignoring(body, views.batch(stored.row, attached=stored.attached))
 
 
@@ -83,8 +89,9 @@ async def append(request: Request, batch_id: str, who: Who) -> Response:
     found = services(request)
     body = await read_bulk(request, ItemsBody)
     template = await found.batches.template(who.tenant_id, batch_id)
-    items = batch_items(template, body.items)
-    stored = await found.batches.append(who.tenant_id, batch_id, items, body.first_index)
+    with submitting(request, "/batches/{batch_id}/items") as trace_parent:
+        items = batch_items(replace(template, trace_parent=trace_parent), body.items)
+        stored = await found.batches.append(who.tenant_id, batch_id, items, body.first_index)
     return ignoring(body, views.batch(stored.row, attached=stored.attached))
 
 

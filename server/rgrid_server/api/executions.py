@@ -17,6 +17,7 @@ from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import Body, LookupBody, SubmitBody
 from rgrid_server.api.services import services
 from rgrid_server.api.submissions import execution_submission
+from rgrid_server.api.traces import submitting
 from rgrid_server.api.urls import download_url, upload_url
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.execution import Status
@@ -111,8 +112,11 @@ async def acknowledge(request: Request, execution_id: str, who: Who) -> Response
 async def accept(request: Request, who: Principal, body: SubmitBody) -> Response:
     """Store what a body asks for, and answer it."""
     found = services(request)
-    submission = await execution_submission(who.tenant_id, body, found.executions, found.files)
-    submitted = await found.executions.submit(who.tenant_id, submission)
+    with submitting(request, "/executions") as trace_parent:
+        submission = await execution_submission(
+            who.tenant_id, body, found.executions, found.files, trace_parent
+        )
+        submitted = await found.executions.submit(who.tenant_id, submission)
     return ignoring(body, await execution_answer(request, submitted.row, attached=submitted.attached))
 
 

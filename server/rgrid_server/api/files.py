@@ -38,7 +38,10 @@ async def missing_blobs(request: Request, body: HashesBody, who: Who) -> Respons
     """Those of the hashes that this tenant has not uploaded."""
     for sha256 in body.hashes:
         check_hash(sha256)
-    return Json({"missing": await services(request).uploads.missing(who.tenant_id, body.hashes)})
+    found = services(request)
+    missing = await found.uploads.missing(who.tenant_id, body.hashes)
+    found.observer.blobs_asked(len(set(body.hashes)), len(missing))
+    return Json({"missing": missing})
 
 
 @router.put("/blobs/{sha256}", summary="Upload a blob", status_code=201)
@@ -97,7 +100,9 @@ async def artifact_download_url(request: Request, body: DownloadUrlBody, who: Wh
 async def get_cached_inputs(request: Request, input_hash: str, who: Who) -> Response:
     """``cache_hit``, and the references where it is one."""
     _check_input_hash(input_hash)
-    references = await services(request).files.cached_inputs(who.tenant_id, input_hash.lower())
+    found = services(request)
+    references = await found.files.cached_inputs(who.tenant_id, input_hash.lower())
+    found.observer.input_cache_asked(is_hit=references is not None)
     if references is None:
         return Json({"cache_hit": False})
     return Json({"cache_hit": True, "file_references": references})

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
@@ -88,13 +89,13 @@ async def _estimate(ask: Ask) -> Response | None:
     return await costs.estimated(ask.request, ask.principal, runtime=runtime, count=int(files))
 
 
-_BY_PATH: dict[tuple[str, str], tuple[KeyScope, Answerer]] = {
-    ("GET", f"{PREFIX}/executions"): (KeyScope.READ, _list),
-    ("POST", f"{PREFIX}/executions"): (KeyScope.SUBMIT, _submit),
-    ("GET", f"{PREFIX}/cost"): (KeyScope.READ, _cost),
-    ("GET", f"{PREFIX}/estimate"): (KeyScope.READ, _estimate),
+_BY_PATH: dict[tuple[str, str], tuple[KeyScope, Answerer, str]] = {
+    ("GET", f"{PREFIX}/executions"): (KeyScope.READ, _list, "/executions"),
+    ("POST", f"{PREFIX}/executions"): (KeyScope.SUBMIT, _submit, "/executions"),
+    ("GET", f"{PREFIX}/cost"): (KeyScope.READ, _cost, "/cost"),
+    ("GET", f"{PREFIX}/estimate"): (KeyScope.READ, _estimate, "/estimate"),
 }
-_BY_ID: tuple[KeyScope, Answerer] = (KeyScope.READ, _read)
+_BY_ID: tuple[KeyScope, Answerer, str] = (KeyScope.READ, _read, "/executions/{execution_id}")
 _HEALTH = {"/health", f"{PREFIX}/health"}
 
 
@@ -111,9 +112,11 @@ class Lane:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began = perf_counter()
         path, method = scope["path"], scope["method"]
         if path in _HEALTH and method == "GET":
             await self._health(scope, receive, send)
+            self._services.notes.finished(scope, "/health", 200, began)
             return
         execution_id, found = "", _BY_PATH.get((method, path))
         if found is None and method == "GET" and (match := _EXECUTION.match(path)):
@@ -121,7 +124,7 @@ class Lane:
         if found is None:
             await self._app(scope, receive, send)
             return
-        needed, answerer = found
+        needed, answerer, route = found
         try:
             ask = await self._ask(scope, receive, needed, execution_id)
         except Exception as error:
@@ -139,6 +142,7 @@ class Lane:
             await self._app(scope, receive, send)
             return
         await _send(answer, scope, send)
+        self._services.notes.finished(scope, route, answer.status_code, began)
 
     async def _ask(self, scope: Scope, receive: Receive, needed: KeyScope, execution_id: str) -> Ask | None:
         """The request as a hot one, None where it is to take the usual way."""
@@ -163,6 +167,8 @@ class Lane:
             return None
         query = scope["query_string"]
         scope["app"] = self._holder
+        begin_request(scope)
+        scope["state"]["principal"] = principal
         return Ask(
             request=Request(scope, receive),
             services=self._services,

@@ -10,12 +10,17 @@ from starlette.requests import HTTPConnection
 from rgrid_server.billing.costs import Costs
 from rgrid_server.config import Settings
 from rgrid_server.domain.signing import Signer
+from rgrid_server.observability.gauges import Scrape
+from rgrid_server.observability.readiness import Readiness
+from rgrid_server.observability.requests import RequestNotes
+from rgrid_server.observability.tracing import Tracing
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.feed import Feed
 from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
+from rgrid_server.scheduler.observer import Observer
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.results import Results
 from rgrid_server.scheduler.uploads import Uploads
@@ -39,6 +44,11 @@ class Services:
     leases: Leases
     reports: Reports
     costs: Costs
+    observer: Observer
+    notes: RequestNotes
+    tracing: Tracing
+    readiness: Readiness
+    scrape: Scrape
     last_asked: float = field(default_factory=monotonic)
 
 

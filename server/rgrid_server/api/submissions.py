@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 async def execution_submission(
-    tenant_id: str, body: SubmitBody, executions: Executions, files: Files
+    tenant_id: str, body: SubmitBody, executions: Executions, files: Files, trace_parent: str | None = None
 ) -> Submission:
     """One execution as asked for.
 
@@ -45,7 +45,13 @@ async def execution_submission(
         )
     for name in body.input_files:
         inputs.setdefault(name, None)
-    return replace(template, inputs=inputs, run_key=body.run_key, batch_id=body.batch_id)
+    return replace(
+        template,
+        inputs=inputs,
+        run_key=body.run_key,
+        batch_id=body.batch_id,
+        trace_parent=trace_parent,
+    )
 
 
 async def template_submission(body: SubmitTemplate, executions: Executions) -> Submission:

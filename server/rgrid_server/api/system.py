@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from rgrid_server import __version__
-from rgrid_server.api.errors import ApiError
+from rgrid_server.api.errors import RETRY_AFTER_SECONDS, ApiError
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.services import services
@@ -19,6 +20,8 @@ from rgrid_server.scheduler.executions import DEFAULT_RUNTIME
 open_routes = APIRouter(tags=["system"])
 router = guarded_router()
 router.tags = ["system"]
+metrics_routes = guarded_router()
+metrics_routes.tags = ["system"]
 
 
 @open_routes.get("/", summary="What this is")
@@ -40,12 +43,28 @@ async def health(request: Request) -> Response:
     )
 
 
-@open_routes.get("/readyz", summary="Whether it takes work")
-async def readyz(request: Request) -> Response:
-    """200, or 503 with the reason."""
-    if services(request).leases.draining:
-        raise ApiError(503, "draining", "the server is stopping; try again", headers={"Retry-After": "5"})
-    return Json({"status": "ready"})
+@open_routes.get("/ready", summary="Whether it takes work")
+@open_routes.get("/readyz", include_in_schema=False)
+async def ready(request: Request) -> Response:
+    """200, or 503 with every reason; what does not keep it from taking work is a warning."""
+    found = await services(request).readiness.look()
+    if found.reasons:
+        raise ApiError(
+            503,
+            found.reasons[0].code,
+            "; ".join(reason.message for reason in found.reasons),
+            headers={"Retry-After": RETRY_AFTER_SECONDS},
+            reasons=[asdict(reason) for reason in found.reasons],
+        )
+    return Json({"status": "ready", "warnings": [asdict(warning) for warning in found.warnings]})
+
+
+@metrics_routes.get("/metrics", summary="Prometheus metrics")
+@needs(Scope.ADMIN)
+async def metrics(request: Request) -> Response:
+    """All tenants' together, so an administrator's key is asked for; without one on the port for metrics."""
+    content, content_type = await services(request).scrape.render(request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type})
 
 
 @router.get("/whoami", summary="Whose key this is")

@@ -82,6 +82,9 @@ class BlobStore(Protocol):
     def written_before(self, before_ms: int) -> AsyncIterator[list[str]]:
         """The locations of what was written before a time (milliseconds since the epoch), in groups."""
 
+    async def problem(self) -> str | None:
+        """Why a blob could not be taken in just now, and the way out; None when it could."""
+
 
 def fresh_location(sha256: str) -> str:
     """A location for an upload of these bytes that no other upload has."""

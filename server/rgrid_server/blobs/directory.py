@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import BinaryIO
 from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobError, Received, fresh_location
 
 READ_CHUNK_BYTES = 1024 * 1024
+MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
 class DirectoryBlobStore:
     """Keeps each upload as ``ab/<sha256>-<random>``; several processes may share the directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:
         self._directory = directory
+        self._min_free_bytes = min_free_bytes
         self._incoming = directory / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         for leftover in self._incoming.iterdir():
@@ -60,6 +63,24 @@ class DirectoryBlobStore:
                 found = await asyncio.to_thread(_files_before, folder, before_ms)
                 if found:
                     yield found
+
+    async def problem(self) -> str | None:
+        """Whether a file can be written here, and the disk has room."""
+        return await asyncio.to_thread(self._problem)
+
+    def _problem(self) -> str | None:
+        probe = self._incoming / secrets.token_hex(16)
+        try:
+            probe.touch()
+            probe.unlink()
+            free_bytes = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            return (
+                f"nothing can be written to {self._directory} ({error.strerror}); see who may, and its disk"
+            )
+        if free_bytes < self._min_free_bytes:
+            return f"the disk of {self._directory} has {free_bytes} bytes left; make room"
+        return None
 
 
 class DirectoryUpload:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import IntFlag, StrEnum
 from typing import Any, NamedTuple
 
@@ -122,6 +122,7 @@ class Assignment:
     log_limit_bytes: int
     output_limit_bytes: int
     output_limit_files: int
+    trace_parent: str | None = None
 
     @property
     def id(self) -> AttemptId:
@@ -129,8 +130,8 @@ class Assignment:
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Assignment:
-        """Read one from JSON; fields that a newer server adds are passed over."""
-        known = {f.name: wire[f.name] for f in fields(cls)}
+        """Read one from JSON; fields that a newer server adds are passed over; optional ones may lack."""
+        known = {f.name: wire[f.name] for f in fields(cls) if f.name in wire or f.default is MISSING}
         known["inputs"] = [InputFile(**item) for item in known["inputs"]]
         return cls(**known)
 

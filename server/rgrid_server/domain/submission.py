@@ -65,6 +65,7 @@ class Submission:
     run_key: str | None = None
     batch_id: str | None = None
     retry_policy: RetryPolicy | None = None
+    trace_parent: str | None = None
 
     @property
     def specification(self) -> Specification:

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class LocalEngine:
     slots: int
     sandbox: str
     runner_key: str
+    options: Sequence[str] = ()
+    """More of the runner's command line: how it logs and traces."""
 
     async def keep_running(self) -> None:
         """Start a runner whenever there is none, until canceled; it is left running then."""
@@ -68,6 +71,7 @@ class LocalEngine:
     async def _start(self) -> Process:
         command = [sys.executable, "-m", "rgrid_server.runner", "--url", self.url]
         command += ["--data-dir", str(self.data_dir), "--slots", str(self.slots), "--sandbox", self.sandbox]
+        command += self.options
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("RGRID_", "PYTEST_"))
         }

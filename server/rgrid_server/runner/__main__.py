@@ -17,6 +17,8 @@ from typing import Any
 
 from rgrid_server import __version__
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.observability.logs import configure_logging
+from rgrid_server.observability.tracing import Tracing, TracingUnavailable, make_tracing
 from rgrid_server.runner.carrier import Carrier
 from rgrid_server.runner.connection import Connection, Dismissed
 from rgrid_server.runner.environments import EnvironmentFault, Environments, Rejected
@@ -45,6 +47,13 @@ def main() -> int:
     parser.add_argument(
         "--sandbox", choices=["auto", "process", "bubblewrap", "docker"], default="auto", metavar="NAME"
     )
+    parser.add_argument("--log-format", choices=["text", "json"], default="text")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    parser.add_argument(
+        "--tracing",
+        action=argparse.BooleanOptionalAction,
+        help="send OpenTelemetry traces; by default when OTEL_EXPORTER_OTLP_ENDPOINT is set",
+    )
     arguments = parser.parse_args()
     if arguments.sandbox not in SANDBOXES:
         parser.error(
@@ -53,8 +62,11 @@ def main() -> int:
         )
     if arguments.slots < 1:
         parser.error(f"--slots {arguments.slots}: a runner needs at least one")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure_logging(arguments.log_format, arguments.log_level)
+    try:
+        tracing = make_tracing("rgrid-runner", arguments.tracing)
+    except TracingUnavailable as error:
+        parser.error(f"--tracing: {error}")
     data_dir: Path = arguments.data_dir.resolve()
     key = os.environ.pop("RGRID_RUNNER_KEY", "") or _read(data_dir / "runner.key")
     if not key:
@@ -69,14 +81,16 @@ def main() -> int:
     # what a lost supervisor held becomes our child, and can be ended
     become_subreaper()
     try:
-        asyncio.run(_run(arguments.url, key, data_dir, arguments.slots))
+        asyncio.run(_run(arguments.url, key, data_dir, arguments.slots, tracing))
     except Dismissed as error:
         log.warning("the server does not take this runner: %s", error)
         return NOT_ALLOWED
+    finally:
+        tracing.close()
     return 0
 
 
-async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
+async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing) -> None:
     incarnation = secrets.token_hex(8)
     hostname = socket.gethostname()
     home = data_dir / "runner"
@@ -100,6 +114,7 @@ async def _run(url: str, key: str, data_dir: Path, slots: int) -> None:
             InputCache(home / "inputs", connection),
             sandbox,
             hostname,
+            tracing,
         ),
         {
             "hostname": hostname,

@@ -10,12 +10,14 @@ import re
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from rgrid_server.domain.attempts import Assignment, Outcome, OutputFile, Report, Specification, Stream
+from rgrid_server.domain.trace import TRACEPARENT_VARIABLE, TraceContext, parse_trace_parent
+from rgrid_server.observability.tracing import NoTracing, Tracing, spanning
 from rgrid_server.runner.connection import Connection, Dismissed, Gone
 from rgrid_server.runner.environments import Environment, Environments, Rejected
 from rgrid_server.runner.inputs import InputCache
@@ -58,6 +60,7 @@ class Attempt:
         self.assignment = assignment
         self.specification = specification
         self.log = log_
+        self.trace_context = parse_trace_parent(assignment.trace_parent)
         self.is_canceled = False
         self.is_dropped = False
         self.is_reporting = False
@@ -123,7 +126,9 @@ class Carrier:
         inputs: InputCache,
         sandbox: Sandbox,
         hostname: str,
+        tracing: Tracing | None = None,
     ) -> None:
+        self.tracing: Tracing = tracing or NoTracing()
         self._connection = connection
         self._environments = environments
         self._inputs = inputs
@@ -158,33 +163,43 @@ class Carrier:
         """Send the large outputs once more: the server does not have them any more."""
         await self._upload(attempt.assignment, finished.uploaded)
 
+    def span(self, attempt: Attempt, name: str) -> AbstractContextManager[TraceContext | None]:
+        """A span of an attempt's trace, over a ``with`` block; nothing where it has none."""
+        if attempt.trace_context is None:
+            return nullcontext()
+        return spanning(self.tracing, name, attempt.trace_context)
+
     async def _carry(self, attempt: Attempt, workspace: Workspace) -> Finished:
         assignment, specification = attempt.assignment, attempt.specification
         source = source_bytes(specification.script_content)
         await asyncio.to_thread(workspace.create)
-        await attempt.prepare(self._lay_out(attempt, workspace, source))
+        with self.span(attempt, "inputs"):
+            await attempt.prepare(self._lay_out(attempt, workspace, source))
         claimed_at = time.monotonic()
         async with AsyncExitStack() as stack:
             using = self._environments.use(specification)
-            environment = await attempt.prepare(stack.enter_async_context(using))
+            with self.span(attempt, "environment"):
+                environment = await attempt.prepare(stack.enter_async_context(using))
             ready_ms = round((time.monotonic() - claimed_at) * 1000)
-            exit_ = await self._run(attempt, environment, workspace)
+            with self.span(attempt, "script") as context:
+                exit_ = await self._run(attempt, environment, workspace, context)
         attempt.free_slot()
         outcome, exit_code, why = describe(exit_, assignment)
         error_code = None
-        try:
-            found = await asyncio.to_thread(
-                workspace.find_outputs,
-                assignment.outputs,
-                max_files=assignment.output_limit_files,
-                max_bytes=assignment.output_limit_bytes,
-            )
-        except OutputLimit as error:
-            found = Found([], [str(error)])
-            if outcome is Outcome.EXITED and exit_code == 0:
-                # it ran and is charged for; what it made cannot be taken
-                error_code, why = "output_limit", str(error)
-        blobs, uploaded = await self._send_outputs(assignment, found.files)
+        with self.span(attempt, "outputs"):
+            try:
+                found = await asyncio.to_thread(
+                    workspace.find_outputs,
+                    assignment.outputs,
+                    max_files=assignment.output_limit_files,
+                    max_bytes=assignment.output_limit_bytes,
+                )
+            except OutputLimit as error:
+                found = Found([], [str(error)])
+                if outcome is Outcome.EXITED and exit_code == 0:
+                    # it ran and is charged for; what it made cannot be taken
+                    error_code, why = "output_limit", str(error)
+            blobs, uploaded = await self._send_outputs(assignment, found.files)
         report = replace(
             self._report(attempt, outcome, exit_code, error_code, why),
             duration_ms=exit_.duration_ms,
@@ -199,6 +214,7 @@ class Carrier:
             metadata={
                 "environment": environment.key,
                 "environment_ms": ready_ms,
+                "environment_built": environment.was_built,
                 "python": environment.version,
                 "sandbox": self._sandbox.name,
                 "hostname": self._hostname,
@@ -222,12 +238,18 @@ class Carrier:
                 f"an input is a folder of another one's name, or the other way round ({error}); rename it",
             ) from None
 
-    async def _run(self, attempt: Attempt, environment: Environment, workspace: Workspace) -> Exit:
+    async def _run(
+        self,
+        attempt: Attempt,
+        environment: Environment,
+        workspace: Workspace,
+        context: TraceContext | None,
+    ) -> Exit:
         assignment = attempt.assignment
         command = Command(
             argv=[str(environment.python), attempt.specification.script_name, *assignment.args],
             directory=workspace.work,
-            environment=script_environment(assignment, environment, workspace),
+            environment=script_environment(assignment, environment, workspace, context),
             timeout_ms=assignment.timeout_ms,
             memory_mib=assignment.memory_mib,
         )
@@ -332,7 +354,10 @@ def describe(exit_: Exit, assignment: Assignment) -> tuple[Outcome, int, str | N
 
 
 def script_environment(
-    assignment: Assignment, environment: Environment, workspace: Workspace
+    assignment: Assignment,
+    environment: Environment,
+    workspace: Workspace,
+    context: TraceContext | None = None,
 ) -> dict[str, str]:
     """The script's environment variables: few, and none of the runner's own; the submitter's come last."""
     return {
@@ -346,6 +371,7 @@ def script_environment(
         "VIRTUAL_ENV": str(environment.python.parent.parent),
         "RGRID_EXECUTION_ID": assignment.execution_id,
         "RGRID_ATTEMPT": str(assignment.attempt),
+        **({TRACEPARENT_VARIABLE: str(context)} if context is not None else {}),
         **assignment.env_vars,
     }
 

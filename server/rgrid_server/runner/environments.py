@@ -20,7 +20,7 @@ import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,6 +82,8 @@ class Environment:
     key: str
     python: Path
     version: str
+    was_built: bool = field(default=False, compare=False)
+    """Whether it was made just now, rather than found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ class Environments:
         unmarked.replace(ready)
         log.info("environment %s built in %.2f s, %d bytes", key[:12], time.monotonic() - started, size_bytes)
         await self._make_room(key)
-        return environment
+        return replace(environment, was_built=True)
 
     async def _make_room(self, newest: str) -> None:
         """Remove those that were not used for longest, as far as all together are too large."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rgrid_server.domain.attempts import Assignment, AttemptId, Outcome, Specification
+from rgrid_server.observability.logs import bind
 from rgrid_server.runner.carrier import Attempt, Carrier, Finished
 from rgrid_server.runner.connection import (
     Connection,
@@ -172,11 +173,18 @@ class RunnerService:
 
     async def _carry(self, attempt: Attempt) -> None:
         assignment = attempt.assignment
+        bind(
+            execution_id=assignment.execution_id,
+            attempt=assignment.attempt,
+            tenant_id=assignment.tenant_id,
+            **({"batch_id": assignment.batch_id} if assignment.batch_id else {}),
+        )
         workspace = Workspace(self._work_directory / f"{assignment.execution_id}-{assignment.attempt}")
         try:
             finished = await self._carrier.carry(attempt, workspace)
             if not attempt.is_dropped:
-                await self._report(attempt, finished)
+                with self._carrier.span(attempt, "report"):
+                    await self._report(attempt, finished)
             self._known.discard(assignment.id)
         except Gone:
             log.info("%s attempt %d is another's now", assignment.execution_id, assignment.attempt)

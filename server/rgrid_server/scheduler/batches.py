@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TypeVar
 
 from sqlalchemy.engine import Connection
@@ -31,6 +32,7 @@ from rgrid_server.scheduler.executions import (
     run_key_conflict,
     submission_of,
 )
+from rgrid_server.scheduler.observer import Observer
 from rgrid_server.scheduler.transitions import finish_batch, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, tenant_topic
 from rgrid_server.store import batches as store
@@ -72,8 +74,11 @@ class StoredBatch:
 class Batches:
     """Everything a tenant may do with batches."""
 
-    def __init__(self, database: Database, wakeups: Wakeups, limits: Limits) -> None:
+    def __init__(
+        self, database: Database, wakeups: Wakeups, limits: Limits, observer: Observer | None = None
+    ) -> None:
         self._database = database
+        self._observer = observer or Observer()
         self._wakeups = wakeups
         self._limits = limits
 
@@ -125,8 +130,11 @@ class Batches:
             finish_batch(connection, tenant_id, batch_id, now)
             return StoredBatch(_existing(connection, tenant_id, batch_id))
 
+        began = perf_counter()
         stored = await self._database.write(store_all, is_long=len(batch.items) > LONG_ITEMS)
         self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
+        executions = 0 if stored.attached else len(batch.items)
+        self._observer.submitted(executions, perf_counter() - began, batch.template.trace_parent)
         return stored
 
     async def template(self, tenant_id: str, batch_id: str) -> Submission:
@@ -165,8 +173,12 @@ class Batches:
             insert_items(connection, tenant_id, batch_id, items)
             return StoredBatch(_existing(connection, tenant_id, batch_id))
 
+        began = perf_counter()
         stored = await self._database.write(add, is_long=len(items) > LONG_ITEMS)
         self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
+        executions = 0 if stored.attached else len(items)
+        trace_parent = items[0].base.trace_parent if items else None
+        self._observer.submitted(executions, perf_counter() - began, trace_parent)
         return stored
 
     async def close(self, tenant_id: str, batch_id: str) -> Row:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
-from time import monotonic
+from time import monotonic, perf_counter
 
 from sqlalchemy.engine import Connection
 
@@ -27,6 +27,7 @@ from rgrid_server.domain.submission import (
     specification_id,
 )
 from rgrid_server.errors import Conflict, Invalid, NotFound
+from rgrid_server.scheduler.observer import Observer
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import (
     WORK,
@@ -61,8 +62,11 @@ class Submitted:
 class Executions:
     """Everything a tenant may do with executions."""
 
-    def __init__(self, database: Database, wakeups: Wakeups, limits: Limits) -> None:
+    def __init__(
+        self, database: Database, wakeups: Wakeups, limits: Limits, observer: Observer | None = None
+    ) -> None:
         self._database = database
+        self._observer = observer or Observer()
         self._wakeups = wakeups
         self.limits = limits
         self._offered: list[str] = []
@@ -79,8 +83,11 @@ class Executions:
         problems = find_problems(submission, self.limits)
         if problems:
             raise Invalid(problems)
+        began = perf_counter()
         submitted, topics = await self._database.write(lambda c: self._submit(c, tenant_id, submission))
         self._wakeups.wake(topics)
+        executions = 0 if submitted.attached else 1
+        self._observer.submitted(executions, perf_counter() - began, submission.trace_parent)
         return submitted
 
     async def get(self, tenant_id: str, execution_id: str, wait_seconds: float = 0) -> Row:

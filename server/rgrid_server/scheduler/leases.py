@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -19,6 +20,7 @@ from rgrid_server.domain.execution import Refused
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
 from rgrid_server.scheduler.choosing import Places, StoredQueue
+from rgrid_server.scheduler.observer import AttemptBegin, AttemptEnd, Observer, attempt_begin, attempt_end
 from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, undelivered
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, room_topic, runner_topic, tenant_topic
@@ -53,6 +55,7 @@ class Claimed:
     cancel: list[AttemptId]
     drain: bool = False
     lacks_room: bool = False
+    begun: list[AttemptBegin] = field(default_factory=list)
 
 
 class Leases:
@@ -67,7 +70,9 @@ class Leases:
         engine: str,
         limits: AttemptLimits,
         chooser: Chooser,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Observer()
         self._database = database
         self._wakeups = wakeups
         self._signer = signer
@@ -82,16 +87,20 @@ class Leases:
         """Note a runner; attempts of its earlier incarnations are lost, for it knows nothing of them."""
         runner_id, incarnation = runner["runner_id"], runner["incarnation"]
 
+        ends: list[AttemptEnd] = []
+
         def put(connection: Connection) -> list[Transition | None]:
+            ends.clear()
             now = now_ms()
             queue.put_runner(connection, {**runner, "registered_at_ms": now, "seen_at_ms": now})
             lost = queue.open_attempts(connection, runner_id=runner_id, other_incarnation=incarnation)
             store.lock_executions(connection, [row["execution_id"] for row in lost])
-            return [self._lose(connection, row, now) for row in lost]
+            return [self._lose(connection, row, now, ends) for row in lost]
 
         self._wake(await self._database.write(put))
         # whoever still asks by this name from an earlier life hears at once that it is over
         self._wakeups.wake([runner_topic(runner_id)])
+        self._observer.lost(ends, "runner_restarted")
 
     async def claim(self, request: ClaimRequest, is_gone: Callable[[], Awaitable[bool]]) -> Claimed:
         """Attempts for a runner, at once when there are any, else within its ``wait_ms``.
@@ -193,15 +202,19 @@ class Leases:
         if not expired:
             return
 
+        ends: list[AttemptEnd] = []
+
         def take_back(connection: Connection) -> list[Transition | None]:
+            ends.clear()
             rows = queue.open_attempts(connection, expired_by_ms=now)
             held = {row["execution_id"] for row in rows}
             store.lock_executions(connection, held)
             # looked at again once they are held: another process was faster, or a heartbeat has come
             rows = queue.open_attempts(connection, expired_by_ms=now)
-            return [self._lose(connection, row, now) for row in rows if row["execution_id"] in held]
+            return [self._lose(connection, row, now, ends) for row in rows if row["execution_id"] in held]
 
         self._wake(await self._database.write(take_back))
+        self._observer.lost(ends, "lease_expired")
 
     async def make_ready(self) -> None:
         """Put into the queue what has waited out its backoff."""
@@ -235,12 +248,22 @@ class Leases:
                 self._chooser.undo(made.pop())
             return self._claim(connection, request, made)
 
+        began = perf_counter()
         try:
-            return await self._database.write(claim)
+            claimed = await self._database.write(claim)
         except Exception:
             for choice in made:
                 self._chooser.undo(choice)
             raise
+        self._observer.claimed(claimed.begun, perf_counter() - began)
+        return replace(claimed, attempts=[self._traced(item) for item in claimed.attempts])
+
+    def _traced(self, item: Assignment) -> Assignment:
+        """An attempt that continues its own span, where there is one, in place of its submission's."""
+        if item.trace_parent is None:
+            return item
+        parent = self._observer.attempt_trace(item.execution_id, item.attempt, item.trace_parent)
+        return replace(item, trace_parent=parent)
 
     def _claim(self, connection: Connection, request: ClaimRequest, made: list[Choice]) -> Claimed:
         now = now_ms()
@@ -262,9 +285,13 @@ class Leases:
         choice = self._chooser.choose(StoredQueue(connection, self._places, room.slots, now), room, now)
         made.append(choice)
         # batch by batch in one order, so that two claims at once do not wait for each other
+        begun: list[AttemptBegin] = []
         for candidate in sorted(choice.taken, key=_batch_order):
-            if self._open(connection, candidate.execution_id, runner, now):
-                assignments.append(self._assignment(connection, candidate.execution_id))
+            done = self._open(connection, candidate.execution_id, runner, now)
+            if done is not None:
+                assignment = self._assignment(connection, candidate.execution_id)
+                assignments.append(assignment)
+                begun.append(attempt_begin(done, now, assignment.trace_parent))
         wanted = sorted({item.specification for item in assignments})
         specifications = {
             row["specification_id"]: {
@@ -275,19 +302,19 @@ class Leases:
             }
             for row in queue.get_specifications(connection, wanted)
         }
-        return Claimed(assignments, specifications, cancel, lacks_room=choice.lacks_room)
+        return Claimed(assignments, specifications, cancel, lacks_room=choice.lacks_room, begun=begun)
 
-    def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> bool:
+    def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> Transition | None:
         """Make the next attempt of an execution that was chosen, and give its lease to a runner.
 
-        Returns whether there is one now: where the clock was set back it is claimed when that has passed.
+        Returns None where there is none now: where the clock was set back it is claimed when that has passed.
         """
         try:
             done = apply_event(connection, execution_id, lambda state: rules.claim(state, now), now)
         except Refused:
-            return False
+            return None
         if done is None:
-            return False
+            return None
         queue.open_attempt(
             connection,
             {
@@ -300,7 +327,7 @@ class Leases:
                 "lease_expires_at_ms": now + LEASE_MS,
             },
         )
-        return True
+        return done
 
     def _deliver_again(self, connection: Connection, attempt: Row, now: int) -> Assignment:
         """Hand over what was claimed before, by an answer that never arrived."""
@@ -337,10 +364,13 @@ class Leases:
             cpus_milli=row["cpus_milli"],
             memory_mib=row["memory_mib"],
             first_sequence=first_sequence,
+            trace_parent=row["trace_parent"],
             **asdict(self._limits),
         )
 
-    def _lose(self, connection: Connection, attempt: Row, now: int) -> Transition | None:
+    def _lose(
+        self, connection: Connection, attempt: Row, now: int, ends: list[AttemptEnd]
+    ) -> Transition | None:
         execution_id, number = attempt["execution_id"], attempt["attempt"]
         if queue.close_attempt(connection, execution_id, number, Outcome.GRID_FAULT.value, now) is None:
             return None
@@ -358,6 +388,7 @@ class Leases:
                 self._engine,
                 EndedAttempt(execution, attempt, Outcome.GRID_FAULT, done.after, now, report=None),
             )
+            ends.append(attempt_end(execution, attempt, done, Outcome.GRID_FAULT, now))
         return done
 
     async def _seconds_to_next_ready(self) -> float:

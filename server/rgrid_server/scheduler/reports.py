@@ -20,6 +20,7 @@ from rgrid_server.domain.filenames import why_not_a_name
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.text import without_nul
+from rgrid_server.scheduler.observer import AttemptEnd, Observer, attempt_end
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.uploads import add_received
 from rgrid_server.scheduler.wakeups import Wakeups, log_topic, room_topic
@@ -59,7 +60,9 @@ class Reports:
         book: Sequence[Price],
         engine: str,
         chooser: Chooser,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Observer()
         self._database = database
         self._wakeups = wakeups
         self._signer = signer
@@ -94,17 +97,24 @@ class Reports:
         """
         topics: list[str] = []
         durations: list[tuple[Flow, int]] = []
+        ends: list[AttemptEnd] = []
 
         def end(connection: Connection) -> list[Verdict]:
             topics.clear()
             durations.clear()
+            ends.clear()
             store.lock_executions(connection, [report.execution_id for report in reports])
-            return [self._end(connection, report, received, host_of, topics, durations) for report in reports]
+            return [
+                self._end(connection, report, received, host_of, topics, durations, ends)
+                for report in reports
+            ]
 
         verdicts = await self._database.write(end)
         for flow, duration_ms in durations:
             self._chooser.learn(flow, duration_ms)
         self._wakeups.wake(topics)
+        self._observer.ended(ends)
+        self._observer.reported([verdict.value for verdict in verdicts])
         return verdicts
 
     def _append(self, connection: Connection, sent: SentChunk) -> Verdict:
@@ -127,6 +137,7 @@ class Reports:
         host_of: Mapping[str, str],
         topics: list[str],
         durations: list[tuple[Flow, int]],
+        ends: list[AttemptEnd],
     ) -> Verdict:
         if not self._signer.is_attempt_token(report.token, report.execution_id, report.attempt):
             return Verdict.STALE
@@ -213,4 +224,5 @@ class Reports:
         if rules.is_charged(report.outcome):
             durations.append((Flow(tenant_id, execution["batch_id"] or ""), ending.duration_ms))
         topics.extend([*topics_of(done), log_topic(report.execution_id), room_topic(attempt["runner_id"])])
+        ends.append(attempt_end(execution, attempt, done, report.outcome, now, nanos=nanos, report=report))
         return Verdict.ACCEPTED

@@ -16,6 +16,7 @@ from rgrid_server.domain.execution import Status
 from rgrid_server.domain.retention import KEEP_UNUSED_MS
 from rgrid_server.errors import Conflict, NotFound, ServiceError
 from rgrid_server.scheduler.executions import insert_input_artifacts
+from rgrid_server.scheduler.observer import Observer
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import Wakeups
 from rgrid_server.store import blobs as blob_rows
@@ -34,8 +35,16 @@ LONG_HASHES = 100
 class Uploads:
     """Receives bytes, verifies them, and notes whose they are."""
 
-    def __init__(self, database: Database, blobs: BlobStore, wakeups: Wakeups, max_blob_bytes: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        wakeups: Wakeups,
+        max_blob_bytes: int,
+        observer: Observer | None = None,
+    ) -> None:
         self._database = database
+        self._observer = observer or Observer()
         self._blobs = blobs
         self._wakeups = wakeups
         self._max_blob_bytes = max_blob_bytes
@@ -66,10 +75,12 @@ class Uploads:
         try:
             async for chunk in chunks:
                 await upload.write(chunk)
-            return await upload.finish(expected_sha256)
+            received = await upload.finish(expected_sha256)
         except BaseException:
             await upload.abandon()
             raise
+        self._observer.received_bytes(received.size_bytes)
+        return received
 
     async def receive_parts(self, parts: Sequence[bytes], hashes: Sequence[str]) -> list[Received]:
         """Take in the verified parts of a frame."""
@@ -78,6 +89,7 @@ class Uploads:
             for part, sha256 in zip(parts, hashes, strict=True):
                 if len(part) <= INLINE_MAX_BYTES:
                     received.append(Received(sha256, len(part), content=part))
+                    self._observer.received_bytes(len(part))
                 else:
                     received.append(await self.receive(_once(part), sha256))
         except BaseException:

@@ -126,6 +126,14 @@ class Wakeups:
             for watch in self._watches.get(topic, ()):
                 watch.wake()
 
+    def waiting(self) -> dict[str, int]:
+        """How many watch, by the kind of their topic."""
+        kinds: dict[str, int] = {}
+        for topic, watches in self._watches.items():
+            kind = topic.partition(":")[0]
+            kinds[kind] = kinds.get(kind, 0) + len(watches)
+        return kinds
+
     def wake_all(self) -> None:
         """Wake everyone here: wakes may have been lost."""
         for watches in self._watches.values():

@@ -9,6 +9,9 @@ from sqlalchemy.engine import Connection
 
 T = TypeVar("T")
 
+CommitListener = Callable[[int, float], None]
+"""Is told how many operations a commit carried, and how many seconds it took until it was durable."""
+
 Row = Mapping[str, Any]
 """A row as queries return it, by column names; what the edge may know of SQL."""
 

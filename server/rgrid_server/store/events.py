@@ -69,6 +69,9 @@ _BATCH_ENDED = Prepared(
 _NEWEST = Prepared(
     select(func.max(events.c.sequence).label("newest")).where(events.c.sequence < visible_before())
 )
+_HIDDEN = Prepared(
+    select(events.c.at_ms).where(events.c.sequence >= visible_before()).order_by(events.c.sequence).limit(1)
+)
 _BOUND = Prepared(select(visible_before().label("bound")))
 
 
@@ -89,6 +92,12 @@ def latest_position(connection: Connection) -> int:
     if connection.dialect.name == "sqlite":
         return int(_NEWEST.scalar(connection) or 0)
     return int(_BOUND.scalar(connection)) - 1
+
+
+def oldest_hidden_at_ms(connection: Connection) -> int | None:
+    """When the first event happened that is committed and yet held back from readers; None for none such."""
+    found: int | None = _HIDDEN.scalar(connection)
+    return found
 
 
 def rebase_positions(connection: Connection) -> bool:

@@ -389,6 +389,7 @@ def new_row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
             "run_key": submission.run_key,
             "fingerprint": item.fingerprint,
             "inputs_due_at_ms": item.inputs_due_at_ms,
+            "trace_parent": submission.trace_parent,
         }
     )
 

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from rgrid_server.store.database import StorageFull, StorageUnavailable, Unstorable
+from rgrid_server.store.database import CommitListener, StorageFull, StorageUnavailable, Unstorable
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ def postgres_engine(url: URL, connections: int = DEFAULT_CONNECTIONS) -> Engine:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
+        # what is bound may be a script or a secret, and errors are logged
+        hide_parameters=True,
         pool_size=connections,
         max_overflow=0,
         json_serializer=lambda value: orjson.dumps(value).decode(),
@@ -130,12 +132,19 @@ class PostgresDatabase:
     Args:
         url: of the database, with any scheme of PostgreSQL.
         connections: how many are used at once, at most.
+        on_commit: is told of every commit, on the event loop; the wait for a connection is part of its time.
     """
 
-    def __init__(self, url: URL, connections: int = DEFAULT_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        url: URL,
+        connections: int = DEFAULT_CONNECTIONS,
+        on_commit: CommitListener | None = None,
+    ) -> None:
         self._engine = postgres_engine(url, connections)
         self._where = shown(url)
         self._is_away = False
+        self._on_commit = on_commit
         # short reads wait neither for long ones nor for commits
         scans, reads = max(1, connections // 6), max(1, connections // 3)
         self._scanners = ThreadPoolExecutor(scans, "postgres-scan")
@@ -153,7 +162,12 @@ class PostgresDatabase:
 
     async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
         """Run an operation in a transaction, again where a conflict or a lost connection has undone it."""
-        return await self._until_it_is_done(self._writers, lambda: self._write(operation))
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        result = await self._until_it_is_done(self._writers, lambda: self._write(operation))
+        if self._on_commit is not None:
+            self._on_commit(1, loop.time() - began_at)
+        return result
 
     async def close(self) -> None:
         """Finish what was begun, then close."""

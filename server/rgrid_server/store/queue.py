@@ -26,7 +26,7 @@ from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, Upsert, all_rows
 from rgrid_server.store.tables import attempts, executions, runners, specifications
 
-_IS_READY = and_(
+IS_READY = and_(
     # as the index has it, to the letter
     executions.c.status == literal_column("'queued'"),
     executions.c.ready_at_ms.is_not(None),
@@ -37,7 +37,7 @@ _WAITS_OUT = and_(
 )
 _NEXT_RANK = Prepared(
     select(executions.c.queue_rank)
-    .where(_IS_READY, executions.c.queue_rank > bindparam("after"))
+    .where(IS_READY, executions.c.queue_rank > bindparam("after"))
     .order_by(executions.c.queue_rank)
     .limit(1)
 )
@@ -49,7 +49,7 @@ def _walking(name: ColumnElement[str], *same: ColumnElement[bool], behind_one: b
     A loose index scan: each step seeks the next name, over however many executions there are between. All
     steps are one statement, for over a network each would take as long as that.
     """
-    of_name = select(name).where(_IS_READY, executions.c.queue_rank == bindparam("rank"), *same)
+    of_name = select(name).where(IS_READY, executions.c.queue_rank == bindparam("rank"), *same)
     of_name = of_name.order_by(name).limit(literal_column("1"))
     first = of_name.where(name > bindparam("after", type_=String)) if behind_one else of_name
     walk = select(first.scalar_subquery().label("name"), literal_column("1", Integer).label("number")).cte(
@@ -62,7 +62,7 @@ def _walking(name: ColumnElement[str], *same: ColumnElement[bool], behind_one: b
     )
     oldest = (
         select(executions.c.sequence)
-        .where(_IS_READY, executions.c.queue_rank == bindparam("rank"), *same, name == walk.c.name)
+        .where(IS_READY, executions.c.queue_rank == bindparam("rank"), *same, name == walk.c.name)
         .order_by(executions.c.flow, executions.c.sequence)
         .limit(literal_column("1"))
     )
@@ -86,7 +86,7 @@ _HEADS = Prepared(
         executions.c.memory_mib,
     )
     .where(
-        _IS_READY,
+        IS_READY,
         executions.c.queue_rank == bindparam("rank"),
         executions.c.tenant_id == bindparam("tenant_id"),
         executions.c.flow == bindparam("flow"),
@@ -100,7 +100,7 @@ _HEADS = Prepared(
 )
 _ANY_READY = Prepared(
     select(executions.c.sequence)
-    .where(_IS_READY)
+    .where(IS_READY)
     .order_by(executions.c.queue_rank, executions.c.tenant_id, executions.c.flow, executions.c.sequence)
     .limit(1)
 )

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from rgrid_server.store.database import StorageFull
+from rgrid_server.store.database import CommitListener, StorageFull
 
 T = TypeVar("T")
 
@@ -80,6 +80,8 @@ def sqlite_engine(path: Path) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=NullPool,
+        # what is bound may be a script or a secret, and errors are logged
+        hide_parameters=True,
         isolation_level="AUTOCOMMIT",
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
@@ -115,7 +117,7 @@ class SqliteDatabase:
     it to a thread would; what waits for the disk, and what is long, runs in a thread.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_commit: CommitListener | None = None) -> None:
         self._engine = sqlite_engine(path)
         self._reader = self._engine.connect()
         self._connection = self._engine.connect()
@@ -126,6 +128,7 @@ class SqliteDatabase:
         self._is_committing = False
         self._has_snapshot = False
         self._closed = False
+        self._on_commit = on_commit
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a short query here and now: handing it to a thread would take longer than it does.
@@ -196,6 +199,7 @@ class SqliteDatabase:
         self._end_snapshot()
         self._is_committing = True
         try:
+            opened_at = loop.time()
             driver.execute("BEGIN IMMEDIATE")
             began_at = loop.time()
             for waiting in group:
@@ -208,6 +212,8 @@ class SqliteDatabase:
                     await asyncio.sleep(0)
                     began_at = loop.time()
             await loop.run_in_executor(self._thread, driver.execute, "COMMIT")
+            if self._on_commit is not None:
+                self._on_commit(len(group), loop.time() - opened_at)
         except Exception as error:
             if driver.in_transaction:
                 driver.execute("ROLLBACK")

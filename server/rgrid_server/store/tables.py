@@ -167,6 +167,8 @@ executions = Table(
     Column("last_sequence", BigInteger, nullable=False, server_default="0"),
     Column("worker_hostname", String),
     Column("execution_metadata", JSON),
+    # the traceparent of the request that submitted it
+    Column("trace_parent", String),
     Column("charge_nanos", BigInteger, nullable=False, server_default="0"),
     Index("ix_executions_tenant", "tenant_id", "sequence"),
     Index("ix_executions_tenant_status", "tenant_id", "status", "sequence"),

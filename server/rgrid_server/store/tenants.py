@@ -166,3 +166,14 @@ def get_setting(connection: Connection, name: str) -> str | None:
 def put_setting(connection: Connection, name: str, value: str) -> None:
     """Keep a setting under a name that is free."""
     connection.execute(insert(settings).values(name=name, value=value))
+
+
+def replace_setting(connection: Connection, name: str, value: str) -> None:
+    """Keep a setting in place of what its name had before, if anything.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: another process was the first to keep it, just now.
+    """
+    changed = connection.execute(update(settings).where(settings.c.name == name).values(value=value))
+    if not changed.rowcount:
+        put_setting(connection, name, value)

@@ -1,4 +1,4 @@
-"""Flows of the queue, retry policies, blobs that can be let go, results in order of their end."""
+"""Flows of the queue, retry policies, blobs that can be let go, results in order of their end, traces."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def upgrade() -> None:
     _retries_and_limits()
     _blobs()
     _results()
+    op.add_column("executions", sa.Column("trace_parent", sa.String(), nullable=True))
     if op.get_context().dialect.name == "postgresql":
         _positions()
 

@@ -1,0 +1,103 @@
+"""Write the pages of docs/reference/ that say what the code says: settings and metrics.
+
+``scripts/reference.py`` writes them; ``--check`` says which are not as the code has them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from pydantic_core import PydanticUndefined
+
+from rgrid_server.config import Settings
+from rgrid_server.observability.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+WRITTEN_BY = "<!-- written by scripts/reference.py from the code; change it there -->"
+
+SETTINGS = f"""{WRITTEN_BY}
+# The server's settings
+
+Each is an environment variable; those with an option in `rgrid server --help` may be given there too, and the
+option wins. Sizes are bytes, durations say their unit.
+
+| variable | default | what it says |
+|---|---|---|
+"""
+METRICS = f"""{WRITTEN_BY}
+# Metrics
+
+What `/metrics` answers, in Prometheus' text format or OpenMetrics by `Accept`. Counters and histograms count
+what this process has done since it started, so with several API processes each is scraped and the sums count;
+the gauges of queue, attempts and runners are the database's, the same from every process. No label is an id.
+Beside these come `process_*`, `python_gc_*` and `python_info`. How to use them:
+[monitoring](../how-to/monitoring.md).
+
+| name | type | labels | what it says |
+|---|---|---|---|
+"""
+
+
+def main() -> int:
+    """Write or check; returns the exit code."""
+    is_check = "--check" in sys.argv[1:]
+    stale = [name for name, page in PAGES.items() if not _is_written(REFERENCE / name, page())]
+    for name in stale:
+        if is_check:
+            print(f"docs/reference/{name} is not what the code says; run scripts/reference.py")
+        else:
+            (REFERENCE / name).write_text(PAGES[name]())
+    return int(is_check and bool(stale))
+
+
+def settings_page() -> str:
+    """Every field of Settings."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is None or default is PydanticUndefined else f"`{_plain(default)}`"
+        told = field.description or ""
+        choices = [value for value in get_args(field.annotation) if isinstance(value, str)]
+        if choices:
+            told = f"{told}: " if told else ""
+            told += ", ".join(f"`{choice}`" for choice in choices)
+        lines.append(f"| `RGRID_{name.upper()}` | {shown} | {told} |\n")
+    return SETTINGS + "".join(lines)
+
+
+def metrics_page() -> str:
+    """Every metric of this project, by name."""
+    registry = Metrics().registry
+    lines = []
+    for collector in registry._collector_to_names:
+        for family in getattr(collector, "describe", collector.collect)():
+            if not family.name.startswith("rgrid_"):
+                continue
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            name = f"{name}_info" if family.type == "info" else name
+            kind = "gauge" if family.type == "info" else family.type
+            labels = ", ".join(f"`{label}`" for label in _labels(collector))
+            lines.append(f"| `{name}` | {kind} | {labels} | {family.documentation} |\n")
+    return METRICS + "".join(sorted(lines))
+
+
+def _labels(collector: object) -> tuple[str, ...]:
+    return getattr(collector, "_labelnames", None) or getattr(collector, "_labels", ())
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_written(page: Path, text: str) -> bool:
+    return page.exists() and page.read_text() == text
+
+
+PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "metrics.md": metrics_page}
+
+if __name__ == "__main__":
+    sys.exit(main())

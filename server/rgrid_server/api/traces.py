@@ -1,0 +1,32 @@
+"""The span of a request that submits: it continues its caller's trace, and what is submitted continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.requests import HTTPConnection
+
+from rgrid_server.api.services import services
+from rgrid_server.domain.trace import TRACEPARENT_HEADER, parse_trace_parent
+from rgrid_server.observability.tracing import Attributes, spanning
+
+
+@contextmanager
+def submitting(request: HTTPConnection, route: str) -> Iterator[str | None]:
+    """Trace a request that submits; gives the ``traceparent`` to store with what it makes, None for none."""
+    parent = parse_trace_parent(request.headers.get(TRACEPARENT_HEADER))
+    state = request.scope["state"]
+
+    def attributes() -> Attributes:
+        principal = state.get("principal")
+        return {
+            "http.request.method": "POST",
+            "http.route": route,
+            "rgrid.request_id": state.get("request_id", ""),
+            "rgrid.tenant_id": principal.tenant_id if principal is not None else "",
+        }
+
+    tracing = services(request).tracing
+    with spanning(tracing, f"POST {route}", parent, kind="server", attributes=attributes) as context:
+        yield None if context is None else str(context)
