@@ -215,7 +215,7 @@ def test_a_transaction_that_began_earlier_puts_its_event_after_what_it_waited_fo
 
     def add(connection: Connection, status: str) -> None:
         row = {"tenant_id": "t", "execution_id": "e", "batch_id": None, "attempt": 0, "at_ms": 0}
-        executions._INSERT_EVENT.run(connection, status=status, **row)
+        executions.INSERT_EVENT.run(connection, status=status, **row)
 
     def older(connection: Connection) -> None:
         put(connection, "it has its number")
@@ -241,7 +241,7 @@ def test_positions_go_on_rising_where_rows_were_restored_into_a_younger_cluster(
 ) -> None:
     def add(connection: Connection) -> None:
         row = {"tenant_id": "t", "execution_id": "e", "batch_id": None, "attempt": 0, "at_ms": 0}
-        executions._INSERT_EVENT.run(connection, status="queued", **row)
+        executions.INSERT_EVENT.run(connection, status="queued", **row)
 
     with_database(url, lambda database: database.write(add))
     with postgres.connect(url) as connection:
