@@ -12,6 +12,7 @@ from rgrid_server.clock import now_ms
 from rgrid_server.domain.attempts import Assignment, LogChunk, LogEntry, Outcome, Report
 from rgrid_server.domain.choosing import Chooser
 from rgrid_server.domain.prices import DEFAULT_PRICES
+from rgrid_server.domain.retention import RetentionTimes
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
@@ -47,7 +48,7 @@ class Core:
         self.tenancy = Tenancy(self.database)
         self.executions = Executions(self.database, self.wakeups, limits)
         self.batches = Batches(self.database, self.wakeups, limits)
-        self.logs = Logs(self.database, self.wakeups)
+        self.logs = Logs(self.database, self.wakeups, RetentionTimes())
         self.leases = Leases(self.database, self.wakeups, signer, book, "local", AttemptLimits(), chooser)
         self.reports = Reports(self.database, self.wakeups, signer, book, "local", chooser)
 

@@ -77,11 +77,19 @@ RUNNER_KEY_NAME = "local runner"
 class ServerState:
     """A running server's parts, opened and closed together."""
 
-    def __init__(self, settings: Settings, services: Services, wakeups: Wakeups, runner_key: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        services: Services,
+        wakeups: Wakeups,
+        runner_key: str,
+        retention: Retention,
+    ) -> None:
         self.settings = settings
         self.services = services
         self.wakeups = wakeups
         self.runner_key = runner_key
+        self.retention = retention
 
     def drain(self) -> None:
         """Give out no more work, and end every long wait."""
@@ -163,7 +171,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         stack.push_async_callback(_canceled(sweeping))
         retention = Retention(database, blobs, settings.retention)
         stack.push_async_callback(_canceled(asyncio.create_task(retention.keep_up())))
-        yield ServerState(settings, services, wakeups, runner_key)
+        yield ServerState(settings, services, wakeups, runner_key, retention)
 
 
 def make_asgi(state: ServerState) -> Lane:

@@ -243,9 +243,7 @@ def test_a_restored_database_goes_on_numbering_behind_what_it_has(
         assert all(new > old for new, old in zip(after, newest, strict=True))
 
 
-def test_what_ran_is_queued_again_when_its_lease_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_ran_is_queued_again_when_its_lease_is_over(tmp_path: Path) -> None:
     with filled(tmp_path, None) as (settings, store):
         running = store.read(running_ids)
         assert len(running) == 1
@@ -256,11 +254,9 @@ def test_what_ran_is_queued_again_when_its_lease_is_over(
     with opened(target) as again:
         leases = again.processes[0].leases
         again.run(leases.extend_all())
-        again.run(leases.expire())
+        again.run(leases.expire(now_ms()))
         assert again.read(running_ids) == running
-        later = now_ms() + 3_600_000
-        monkeypatch.setattr("rgrid_server.scheduler.leases.now_ms", lambda: later)
-        again.run(leases.expire())
+        again.run(leases.expire(now_ms() + 3_600_000))
         assert again.read(running_ids) == []
         status = select(executions.c.status, executions.c.retry_count).where(
             executions.c.execution_id == running[0]

@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 EVERY_SECONDS = 60.0
 LOOK_THROUGH_STORE_MS = 6 * 3_600_000
+CLOCK_STEP_SECONDS = 60.0
+CLOCK_DOUBT_SECONDS = 3600.0
 EVENTS_A_STEP = 200
 CHUNKS_A_STEP = 32
 """A chunk of a log is up to a MiB."""
@@ -66,17 +68,31 @@ class Retention:
         self._times = times
         self._clock = clock
         self._looked_through_at_ms = 0
+        self._ahead_seconds = clock() / 1000 - monotonic()
+        self._trusted_from = 0.0
 
     async def keep_up(self, every_seconds: float = EVERY_SECONDS) -> None:
         """Let go of what is due, again and again, until canceled; an error is logged and tried anew."""
         while True:
             await asyncio.sleep(every_seconds)
+            if self._is_clock_in_doubt():
+                continue
             try:
                 await self.let_go()
             except (StorageError, OSError) as error:
                 log.warning("what was kept long enough cannot be let go now: %s", error)
             except Exception:
                 log.exception("letting go of old data failed; it is tried again")
+
+    def _is_clock_in_doubt(self) -> bool:
+        """Whether the clock was set lately: what a wrong one lets go a right one does not bring back."""
+        ahead_seconds = self._clock() / 1000 - monotonic()
+        step_seconds = ahead_seconds - self._ahead_seconds
+        self._ahead_seconds = ahead_seconds
+        if abs(step_seconds) > CLOCK_STEP_SECONDS:
+            self._trusted_from = monotonic() + CLOCK_DOUBT_SECONDS
+            log.warning("the clock was set by %+.1f s; nothing is let go for an hour", step_seconds)
+        return monotonic() < self._trusted_from
 
     async def let_go(self) -> None:
         """Let go of all that is due now.
