@@ -66,7 +66,7 @@ def test_the_queue_is_counted_by_rank_and_what_runs_beside_it(store: Store) -> N
     tenant_id, process = store.tenant(), store.processes[0]
     single = store.run(process.executions.submit(tenant_id, work())).row
     store.run(process.executions.submit(tenant_id, work(priority=7)))
-    batch = BatchSubmission(work(), [BatchItem(work(), None) for _ in range(5)])
+    batch = BatchSubmission(work(), [BatchItem.of(work()) for _ in range(5)])
     store.run(process.batches.submit(tenant_id, batch))
     before = fill_of(store)
     assert {rank: part.depth for rank, part in before.by_rank.items()} == {-7: 1, 0: 6}

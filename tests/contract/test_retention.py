@@ -369,7 +369,7 @@ class Histories(RuleBasedStateMachine):
         self.let_go()
 
     def let_go(self) -> None:
-        self.do(self.grid.executions.expire_inputs())
+        self.do(self.grid.executions.expire_inputs(self.clock.now_ms))
         overdue = [
             key
             for key, item in self.model.unfinished.items()
