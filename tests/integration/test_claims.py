@@ -115,3 +115,21 @@ def test_a_runner_whose_name_another_has_taken_is_told_so_and_given_nothing(serv
     refused = runner.api.post("/runner/claim", {**asked, "incarnation": "first"})
     assert (refused.status_code, refused.json()["detail"]["error"]) == (403, "superseded")
     assert len(runner.claim(known=[], incarnation="second")) == 1
+
+
+def test_of_two_runners_under_one_name_only_the_later_one_is_given_anything(server: LiveServer) -> None:
+    runner = Runner(server)
+    api = Api(server.api, server.api_key)
+    ids = [api.submit("print(1)")["execution_id"] for _ in range(2)]
+    (carried,) = runner.claim(known=[], slots=1)
+    runner.register("second")
+    for call in ("claim", "heartbeat"):
+        asked = {"runner_id": "runner", "incarnation": "first", "attempts": [], "wait_ms": 0}
+        answer = runner.api.post(f"/runner/{call}", {**asked, "free_cpus_milli": 1000, "free_slots": 1})
+        assert answer.status_code == 403
+        assert answer.json()["detail"]["error"] == "superseded"
+    # what the first one carried is taken back; the other one is free for whoever is it now
+    given = runner.claim(known=[], incarnation="second")
+    assert next(one for one in ids if one != carried["execution_id"]) in [
+        one["execution_id"] for one in given
+    ]
