@@ -237,7 +237,7 @@ def test_a_restored_database_goes_on_numbering_behind_what_it_has(
     with opened(target) as again:
         tenant_id = again.tenant()
         again.run(
-            again.processes[0].batches.submit(tenant_id, BatchSubmission(work(), [BatchItem(work(), None)]))
+            again.processes[0].batches.submit(tenant_id, BatchSubmission(work(), [BatchItem.of(work())]))
         )
         after = again.read(newest_numbers)
         assert all(new > old for new, old in zip(after, newest, strict=True))
@@ -344,7 +344,7 @@ def filled(tmp_path: Path, postgres: PostgresCluster | None) -> Iterator[tuple[S
         for attempt in identities(store.run(process.claim(2))):
             store.run(process.end(attempt, stdout="printed\0ü"))
         assert identities(store.run(process.claim(1)))
-        items = [BatchItem(work(args=(str(n),)), None) for n in range(5)]
+        items = [BatchItem.of(work(args=(str(n),))) for n in range(5)]
         store.run(process.batches.submit(tenant_id, BatchSubmission(work(), items, parallelism=2)))
         yield settings, store
 
