@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 
 from rgrid_server.clock import now_ms
 from rgrid_server.config import Settings
-from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
+from rgrid_server.scheduler.batch_items import BatchItem
+from rgrid_server.scheduler.batches import BatchSubmission
 from rgrid_server.storage import migrate, open_database, postgres_url
 from rgrid_server.store.gauges import Fill, read_fill
 from tests.contract.stores import Store, identities, work

@@ -60,7 +60,7 @@ def test_data_of_a_newer_version_are_left_alone(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--port", "99999"], "port"),
-        (["--database-url", "postgresql://x/y"], "--database-url is not available"),
+        (["--database-url", "mysql://x/y"], "--database-url begins with mysql://"),
         (["--engine", "ray"], "'ray' is not available"),
         (["--sandbox", "docker"], "'docker' is not available"),
         (["--host", "no.such.host.invalid"], "is not known"),
