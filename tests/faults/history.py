@@ -103,7 +103,7 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a log, as stored; ``timestamp_ms`` is by the runner's clock."""
+    """A line of a log, as stored."""
 
     sequence: int
     attempt: int

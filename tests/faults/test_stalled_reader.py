@@ -29,8 +29,8 @@ for n in range({LINES}):
 """
 MEBIBYTES_BESIDE = 128
 """What the server may need beside: SQLite's caches, and what the runner just sends."""
-MEBIBYTES_A_READER = 10
-"""What is on its way to one; the whole log would be four times as much, and sixteen times in the soak."""
+MEBIBYTES_A_READER = 3
+"""A page, and what is on its way to one; the whole log is ten times as much, and forty times in the soak."""
 
 
 class Reader:

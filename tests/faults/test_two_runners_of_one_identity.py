@@ -29,7 +29,8 @@ def test_whatever_one_takes_from_the_other_ends_once(tmp_path: Path, round_: int
         grid.recorder.is_disrupted("a second runner registered under the first one's id")
         grid.add_runner(home="second", slots=2)
         load.wait_until_begun(EXECUTIONS // 4)
-        # the first one comes back with another incarnation, and all that the second carries is taken from it
+        # the first one, which was told that it is superseded, comes back with another incarnation: now all
+        # that the second carries is taken from it
         grid.recorder.is_disrupted("the first runner registered anew under the second one's id")
         first.kill()
         first.start()
