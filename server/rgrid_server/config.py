@@ -74,7 +74,16 @@ class Settings(BaseSettings):
         1.0, ge=0, le=1, description="which part of the traces that begin here is recorded"
     )
     min_free_bytes: int = Field(
-        64 * 1024**2, ge=0, description="less room than this on the blobs' disk, and the server is not ready"
+        64 * 1024**2,
+        ge=0,
+        description="less room than this on the blobs' disk, and the server is not ready; "
+        "on its own disk (there no more than a 20th of it), and the runner takes nothing",
+    )
+    reserve_bytes: int = Field(
+        8 * 1024**2,
+        ge=0,
+        description="room that is set aside beside SQLite (at most a 32nd of the disk), "
+        "so that running work can be ended when the disk is full",
     )
 
     @property

@@ -147,8 +147,9 @@ def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
 
 
 def _runner_options(settings: Settings) -> list[str]:
-    """How the runner logs and traces: as its server does."""
+    """How the runner logs, traces and looks at its disk: as its server does."""
     options = ["--log-format", settings.log_format, "--log-level", settings.log_level]
+    options += ["--min-free-bytes", str(settings.min_free_bytes)]
     if settings.tracing is not None:
         options.append("--tracing" if settings.tracing else "--no-tracing")
     return options

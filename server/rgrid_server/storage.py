@@ -15,6 +15,7 @@ from rgrid_server.blobs.directory import DirectoryBlobStore
 from rgrid_server.config import Settings
 from rgrid_server.store.database import CommitListener, Database, StorageError, StorageUnavailable
 from rgrid_server.store.events import rebase_positions
+from rgrid_server.store.reserve import Reserve, reserved_bytes
 from rgrid_server.store.schema import upgrade_schema
 from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rgrid_server.store.notifications import Notifications
 
 DATABASE_FILE = "rgrid.sqlite"
+RESERVE_FILE = "reserve"
 MIGRATION_LOCK = 0x5247_7269_64
 """The advisory lock under which one process at a time migrates ("RGrid")."""
 MIGRATION_LOCK_TIMEOUT = "5s"
@@ -103,7 +105,8 @@ def open_database(settings: Settings, on_commit: CommitListener | None = None) -
     """The database, which has this version's schema already."""
     url = postgres_url(settings)
     if url is None:
-        return SqliteDatabase(settings.data_dir / DATABASE_FILE, on_commit)
+        reserve = Reserve(settings.data_dir / RESERVE_FILE, settings.reserve_bytes)
+        return SqliteDatabase(settings.data_dir / DATABASE_FILE, on_commit, reserve)
     _require_driver()
     from rgrid_server.store.postgres import PostgresDatabase
 
@@ -114,7 +117,8 @@ def open_blobs(settings: Settings) -> BlobStore:
     """The store of those blobs that are too large for the database."""
     directory = blob_directory(settings)
     directory.mkdir(parents=True, exist_ok=True)
-    return DirectoryBlobStore(directory, settings.min_free_bytes)
+    untouched_bytes = reserved_bytes(directory, settings.reserve_bytes) if settings.blob_url is None else 0
+    return DirectoryBlobStore(directory, settings.min_free_bytes, untouched_bytes)
 
 
 def open_notifications(settings: Settings) -> Notifications | None:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from tests.faults.disks import may_mount, small_disk
 from tests.faults.grid import Grid
 from tests.faults.history import Recorder, Work
 from tests.faults.load import SCRIPT, Load
-from tests.faults.model import EXHAUSTED
 from tests.faults.scale import DEADLINE_SECONDS, EXECUTIONS, ROUNDS, seed_of
 from tests.integration.conftest import Api
 
@@ -90,28 +90,74 @@ def test_a_server_that_finds_its_disk_full_says_so_and_starts_when_there_is_room
         grid.finish(load)
 
 
-def test_a_full_disk_of_the_runner_is_the_grids_fault_and_not_the_scripts(tmp_path: Path) -> None:
+def test_a_runner_whose_disk_is_full_takes_nothing_until_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", mebibytes=64) as disk, Grid(tmp_path, PROGRAM, 0) as grid:
-        grid.add_runner(home=disk.path / "runner")
+        home = disk.path / "runner"
+        home.mkdir()
+        # where there is room for what it says
+        (home / "runner.log").symlink_to(tmp_path / "runner.log")
+        grid.add_runner(home=home)
         disk.fill()
-        for fault in range(3):
-            grid.recorder.is_disrupted(f"the runner's disk was full, attempt {fault + 1}")
+        grid.recorder.is_disrupted("the runner's disk was full: what it had asked for already is lost")
         load = grid.load().start(2, with_files=False)
-        wait_for_a_fault(grid)
+        wait_until_said(tmp_path / "runner.log", "is nearly full; nothing is taken")
         disk.make_room()
         _, truth = grid.finish(load)
-        assert "grid_fault" in {item.outcome for item in truth.attempts}
-        # unless its attempts were used up before there was room
-        assert {item.error_code for item in truth.executions} <= {None, EXHAUSTED}
+        assert {item.error_code for item in truth.executions} == {None}
 
 
-def wait_for_a_fault(grid: Grid) -> None:
-    """Wait until an attempt was lost."""
-    api = Api(grid.server.api, grid.server.api_key)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not any(
-        api.get(f"/executions/{one['execution_id']}").json()["retry_count"]
-        for one in api.get("/executions").json()
+FILL = """
+file = open("large", "wb", buffering=0)
+try:
+    while True:
+        file.write(bytes(65536))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_script_that_fills_the_disk_it_shares_with_the_server_fails_and_all_others_go_on(
+    tmp_path: Path,
+) -> None:
+    with (
+        small_disk(tmp_path / "disk", mebibytes=48) as disk,
+        Grid(tmp_path, PROGRAM, 0, data_dir=disk.path / "data", slots=1) as grid,
     ):
-        assert time.monotonic() < deadline, "no attempt was lost"
+        api = Api(grid.server.api, grid.server.api_key)
+        assert ended(api, api.submit("print('before')"))["status"] == "completed"
+        filling = ended(api, api.submit(FILL))
+        assert (filling["status"], filling["error_code"]) == ("failed", "storage_full")
+        assert (filling["exit_code"], filling["attempt"]) == (0, 1)
+        assert "'large'" in filling["execution_error"]
+        assert "No space left" in filling["stdout"]
+        assert ended(api, submitted_when_there_is_room(api, "print('after')"))["stdout"] == "after\n"
+
+
+def ended(api: Api, execution: dict[str, Any]) -> dict[str, Any]:
+    """An execution, when it has ended."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while execution["status"] not in {"completed", "failed", "canceled"}:
+        assert time.monotonic() < deadline, "it does not end"
+        answer = api.get(f"/executions/{execution['execution_id']}?wait=10")
+        assert answer.status_code == 200, answer.text
+        execution = answer.json()
+    return execution
+
+
+def submitted_when_there_is_room(api: Api, script: str) -> dict[str, Any]:
+    """An execution that is tried again while the server keeps its reserve for running work."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while (answer := api.post("/executions", {"script_content": script})).status_code == 503:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.1)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def wait_until_said(log: Path, text: str) -> None:
+    """Wait until a process has written something into its log."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while text not in log.read_text(errors="replace"):
+        assert time.monotonic() < deadline, f"never said: {text}"
         time.sleep(0.02)

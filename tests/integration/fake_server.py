@@ -46,6 +46,7 @@ class FakeServer:
         self.uploaded: list[str] = []
         self.forget_uploads = 0
         self.failures: dict[str, list[int]] = defaultdict(list)
+        self.full_for: set[str] = set()
         self.key = RUNNER_KEY
         self._count = 0
         self._http: ThreadingHTTPServer | None = None
@@ -309,7 +310,11 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
         def _fails(self, call: str) -> bool:
             with server.lock:
                 status = server.failures[call].pop(0) if server.failures[call] else None
+                is_full = call in server.full_for
                 server.lock.notify_all()
+            if is_full:
+                self._answer(503, {"detail": {"error": "storage_full", "message": "make room on its disk"}})
+                return True
             if status is None:
                 return False
             if status == 0:

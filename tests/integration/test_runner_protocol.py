@@ -99,6 +99,7 @@ def grid(shared: Grid) -> Iterator[Grid]:
     yield shared
     with shared.server.lock:
         shared.server.failures.clear()
+        shared.server.full_for.clear()
     deadline = time.monotonic() + PATIENCE_SECONDS
     while shared.runner.workspaces:
         assert time.monotonic() < deadline, f"left behind: {shared.runner.workspaces}"
@@ -309,6 +310,48 @@ def test_a_sparse_file_of_2_gib_is_refused(grid: Grid) -> None:
     assert (report.error_code, report.artifacts) == ("output_limit", [])
     assert report.error_message is not None
     assert "more than 1073741824 bytes in files (at sparse)" in report.error_message
+
+
+REPLACED = {
+    "removed": "os.rmdir(work)",
+    "a file": "os.rmdir(work); open(work, 'w').close()",
+    "a link": "os.rmdir(work); os.symlink('/etc', work)",
+    "with all around it": "shutil.rmtree(os.path.dirname(work))",
+}
+
+
+@pytest.mark.parametrize("way", REPLACED)
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_script_that_removes_its_working_directory_has_run_and_leaves_nothing(
+    grid: Grid, way: str, code: int
+) -> None:
+    report = grid.run(
+        f"import os, shutil; work = os.getcwd(); os.unlink('script.py'); {REPLACED[way]}; exit({code})"
+    )
+    assert (report.outcome, report.exit_code, report.error_code) == (Outcome.EXITED, code, None)
+    assert report.artifacts == []
+    assert "working directory" in report.metadata["passed_over"][0]
+
+
+@pytest.mark.parametrize(("code", "error_code"), [(0, "outputs_lost"), (3, None)])
+def test_outputs_that_cannot_be_collected_are_told_and_the_script_is_not_run_again(
+    grid: Grid, code: int, error_code: str | None
+) -> None:
+    grid.server.failures["put"] = [400]
+    report = grid.run(f"open('large', 'wb').write(b'r' * 300_000); raise SystemExit({code})")
+    assert (report.outcome, report.exit_code, report.error_code) == (Outcome.EXITED, code, error_code)
+    assert report.artifacts == []
+    assert "could not be collected" in report.metadata["passed_over"][0]
+
+
+def test_outputs_that_the_servers_disk_has_no_room_for_are_given_up_by_name(grid: Grid) -> None:
+    grid.server.full_for = {"put"}
+    report = grid.run("open('large', 'wb').write(b'f' * 300_000)")
+    assert (report.outcome, report.exit_code, report.error_code) == (Outcome.EXITED, 0, "storage_full")
+    assert report.artifacts == []
+    assert report.error_message is not None
+    assert "'large'" in report.error_message
+    assert "make room" in report.error_message
 
 
 # --- how it ends

@@ -21,11 +21,20 @@ MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
 class DirectoryBlobStore:
-    """Keeps each upload as ``ab/<sha256>-<random>``; several processes may share the directory."""
+    """Keeps each upload as ``ab/<sha256>-<random>``; several processes may share the directory.
 
-    def __init__(self, directory: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+    Args:
+        directory: made where there is none.
+        min_free_bytes: with less room than this the store has a problem.
+        untouched_bytes: so much of the disk uploads leave free, for the database that stands there too.
+    """
+
+    def __init__(
+        self, directory: Path, min_free_bytes: int = MIN_FREE_BYTES, untouched_bytes: int = 0
+    ) -> None:
         self._directory = directory
         self._min_free_bytes = min_free_bytes
+        self._untouched_bytes = untouched_bytes
         self._incoming = directory / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         for leftover in self._incoming.iterdir():
@@ -34,6 +43,19 @@ class DirectoryBlobStore:
     def begin(self, max_bytes: int) -> DirectoryUpload:
         """Begin to take in a blob of at most ``max_bytes``."""
         return DirectoryUpload(self, self._incoming, max_bytes)
+
+    def check_room(self, size_bytes: int) -> None:
+        """Make sure that so much may be written.
+
+        Raises:
+            BlobError: the disk would be too full afterwards.
+        """
+        if self._untouched_bytes:
+            free_bytes = shutil.disk_usage(self._directory).free
+            if free_bytes - size_bytes < self._untouched_bytes:
+                raise BlobError(
+                    "storage_full", f"no room for the file on the server's disk ({free_bytes} bytes are left)"
+                )
 
     def path(self, location: str) -> Path:
         """Where a blob's bytes stand or would stand."""
@@ -128,6 +150,7 @@ class DirectoryUpload:
             await asyncio.to_thread(self._temporary.unlink, missing_ok=True)
 
     def _spill(self) -> None:
+        self._store.check_room(len(self._held))
         try:
             if self._file is None:
                 self._temporary, self._file = _open_locked(self._incoming)

@@ -25,7 +25,7 @@ from rgrid_server.runner.environments import EnvironmentFault, Environments, Rej
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.interpreters import find_interpreters
 from rgrid_server.runner.leftovers import sweep
-from rgrid_server.runner.machine import offered_memory_mib
+from rgrid_server.runner.machine import DEFAULT_MIN_FREE_BYTES, offered_memory_mib
 from rgrid_server.runner.sandbox.base import Sandbox
 from rgrid_server.runner.sandbox.process import ProcessSandbox
 from rgrid_server.runner.sandbox.supervisor import become_subreaper
@@ -46,6 +46,13 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument(
         "--sandbox", choices=["auto", "process", "bubblewrap", "docker"], default="auto", metavar="NAME"
+    )
+    parser.add_argument(
+        "--min-free-bytes",
+        type=int,
+        default=DEFAULT_MIN_FREE_BYTES,
+        metavar="N",
+        help="take nothing while the disk has less room, or a small one less than a 20th of it",
     )
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
@@ -81,7 +88,7 @@ def main() -> int:
     # what a lost supervisor held becomes our child, and can be ended
     become_subreaper()
     try:
-        asyncio.run(_run(arguments.url, key, data_dir, arguments.slots, tracing))
+        asyncio.run(_run(arguments.url, key, data_dir, arguments.slots, tracing, arguments.min_free_bytes))
     except Dismissed as error:
         log.warning("the server does not take this runner: %s", error)
         return NOT_ALLOWED
@@ -90,7 +97,7 @@ def main() -> int:
     return 0
 
 
-async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing) -> None:
+async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing, min_free_bytes: int) -> None:
     incarnation = secrets.token_hex(8)
     hostname = socket.gethostname()
     home = data_dir / "runner"
@@ -127,6 +134,7 @@ async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing)
         slots,
         work,
         memory_mib=memory_mib,
+        min_free_bytes=min_free_bytes,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,9 +9,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,29 +22,17 @@ from rgrid_server.runner.connection import Connection, Dismissed, Gone
 from rgrid_server.runner.environments import Environment, Environments, Rejected
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.logstream import AttemptLog
+from rgrid_server.runner.outputs import Finished, Outputs, with_passed_over
 from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox
-from rgrid_server.runner.workspace import Found, FoundFile, OutputLimit, Workspace
+from rgrid_server.runner.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INLINE_BLOB_BYTES = 64 * 1024
-INLINE_TOTAL_BYTES = 16 * 1024 * 1024
-UPLOADS_AT_ONCE = 8
-
 _CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
 _BLANK = re.compile(r"^[ \t\f]*(?:[#\r\n]|$)")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A report, the small outputs that travel with it, and the large ones that went before."""
-
-    report: Report
-    blobs: list[bytes] = field(default_factory=list)
-    uploaded: list[FoundFile] = field(default_factory=list)
 
 
 class Attempt:
@@ -129,7 +117,7 @@ class Carrier:
         tracing: Tracing | None = None,
     ) -> None:
         self.tracing: Tracing = tracing or NoTracing()
-        self._connection = connection
+        self._outputs = Outputs(connection)
         self._environments = environments
         self._inputs = inputs
         self._sandbox = sandbox
@@ -161,7 +149,7 @@ class Carrier:
 
     async def upload_again(self, attempt: Attempt, finished: Finished) -> None:
         """Send the large outputs once more: the server does not have them any more."""
-        await self._upload(attempt.assignment, finished.uploaded)
+        await self._outputs.upload(attempt.assignment, finished.uploaded)
 
     def span(self, attempt: Attempt, name: str) -> AbstractContextManager[TraceContext | None]:
         """A span of an attempt's trace, over a ``with`` block; nothing where it has none."""
@@ -187,41 +175,34 @@ class Carrier:
         outcome, exit_code, why = describe(exit_, assignment)
         error_code = None
         with self.span(attempt, "outputs"):
-            try:
-                found = await asyncio.to_thread(
-                    workspace.find_outputs,
-                    assignment.outputs,
-                    max_files=assignment.output_limit_files,
-                    max_bytes=assignment.output_limit_bytes,
-                )
-            except OutputLimit as error:
-                found = Found([], [str(error)])
-                if outcome is Outcome.EXITED and exit_code == 0:
-                    # it ran and is charged for; what it made cannot be taken
-                    error_code, why = "output_limit", str(error)
-            blobs, uploaded = await self._send_outputs(assignment, found.files)
+            collected = await self._outputs.collect(assignment, workspace)
+        if collected.error_code is not None and outcome is Outcome.EXITED and exit_code == 0:
+            # it ran and is charged for; what it made cannot be taken
+            error_code, why = collected.error_code, collected.error_message
         report = replace(
             self._report(attempt, outcome, exit_code, error_code, why),
             duration_ms=exit_.duration_ms,
             cpu_ms=exit_.cpu_ms,
             peak_memory_mib=exit_.peak_memory_mib,
             bytes_in=sum(item.size_bytes for item in assignment.inputs),
-            bytes_out=sum(item.size_bytes for item in found.files),
+            bytes_out=sum(item.size_bytes for item in collected.files),
             artifacts=[
                 OutputFile(item.name, item.sha256, item.size_bytes, item.content_type, item.mode)
-                for item in found.files
+                for item in collected.files
             ],
-            metadata={
-                "environment": environment.key,
-                "environment_ms": ready_ms,
-                "environment_built": environment.was_built,
-                "python": environment.version,
-                "sandbox": self._sandbox.name,
-                "hostname": self._hostname,
-                **({"passed_over": found.passed_over} if found.passed_over else {}),
-            },
+            metadata=with_passed_over(
+                {
+                    "environment": environment.key,
+                    "environment_ms": ready_ms,
+                    "environment_built": environment.was_built,
+                    "python": environment.version,
+                    "sandbox": self._sandbox.name,
+                    "hostname": self._hostname,
+                },
+                collected.passed_over,
+            ),
         )
-        return Finished(report, blobs, uploaded)
+        return Finished(report, collected.blobs, collected.uploaded)
 
     async def _lay_out(self, attempt: Attempt, workspace: Workspace, source: bytes) -> None:
         assignment = attempt.assignment
@@ -271,41 +252,6 @@ class Carrier:
             return await running.wait()
         finally:
             attempt.log.finish()
-
-    async def _send_outputs(
-        self, assignment: Assignment, files: Sequence[FoundFile]
-    ) -> tuple[list[bytes], list[FoundFile]]:
-        """Upload the large outputs; returns the small ones' bytes, for the report, and the large ones."""
-        small: dict[str, FoundFile] = {}
-        large: dict[str, FoundFile] = {}
-        small_bytes = 0
-        for item in files:
-            if item.sha256 in small or item.sha256 in large:
-                continue
-            if item.size_bytes <= INLINE_BLOB_BYTES and small_bytes + item.size_bytes <= INLINE_TOTAL_BYTES:
-                small[item.sha256] = item
-                small_bytes += item.size_bytes
-            else:
-                large[item.sha256] = item
-        if large:
-            missing = set(await self._connection.missing_blobs(assignment, list(large)))
-            await self._upload(assignment, [item for item in large.values() if item.sha256 in missing])
-        read = await asyncio.to_thread(lambda: [item.path.read_bytes() for item in small.values()])
-        return read, list(large.values())
-
-    async def _upload(self, assignment: Assignment, files: Sequence[FoundFile]) -> None:
-        waiting = iter(files)
-
-        async def upload() -> None:
-            for item in waiting:
-                await self._connection.put_blob(assignment, item.sha256, item.path)
-
-        try:
-            async with asyncio.TaskGroup() as uploads:
-                for _ in range(min(UPLOADS_AT_ONCE, len(files))):
-                    uploads.create_task(upload())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
 
     def _without_exit(self, attempt: Attempt, outcome: Outcome, code: str, message: str | None) -> Finished:
         return Finished(self._report(attempt, outcome, None, code, message))

@@ -26,6 +26,8 @@ BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 60.0
 UPLOAD_CHUNK_BYTES = 1024 * 1024
+MAX_FULL_ANSWERS = 8
+"""So often, over some ten seconds, a full disk of the server is borne before anything is given up for it."""
 
 
 class Dismissed(Exception):
@@ -42,6 +44,10 @@ class Refused(Exception):
 
 class Gone(Exception):
     """The attempt is not this runner's any more."""
+
+
+class NoRoom(Exception):
+    """The server's disk stays full: what it was to keep is to be given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,15 @@ class Connection:
 
     async def register(self, description: dict[str, Any]) -> Lease:
         """Introduce this runner; tried until the server answers."""
-        answer = await self._until_answered(
-            lambda: self._post_and_hear("register", {**self._identity, **description})
-        )
+        while True:
+            try:
+                answer = await self._until_answered(
+                    lambda: self._post_and_hear("register", {**self._identity, **description})
+                )
+                break
+            except NoRoom as error:
+                # there is nothing to give up: it waits for room
+                log.warning("%s; this runner waits to be registered", error)
         return Lease(answer["lease_ms"], answer["heartbeat_ms"])
 
     async def claim(
@@ -160,7 +172,11 @@ class Connection:
         await self._post("release", self._carried(handed_back))
 
     async def send_logs(self, sent: Sequence[SentChunk]) -> list[str]:
-        """Send log chunks; tried until the server answers."""
+        """Send log chunks; tried until the server answers.
+
+        Raises:
+            NoRoom: its disk stays full.
+        """
         body = {
             "chunks": [
                 {
@@ -178,7 +194,11 @@ class Connection:
         return results
 
     async def send_reports(self, reports: Sequence[Report], blobs: Sequence[bytes]) -> list[str]:
-        """Send reports with their small outputs; tried until the server answers."""
+        """Send reports with their small outputs; tried until the server answers.
+
+        Raises:
+            NoRoom: its disk stays full.
+        """
         frame = frames.encode({"reports": [report.to_wire() for report in reports]}, blobs)
 
         async def call() -> Any:
@@ -202,7 +222,11 @@ class Connection:
         return missing
 
     async def put_blob(self, assignment: Assignment, sha256: str, file: Path) -> None:
-        """Upload one of an attempt's outputs."""
+        """Upload one of an attempt's outputs.
+
+        Raises:
+            NoRoom: the server's disk stays full.
+        """
         path = self._attempt_path(assignment, sha256)
 
         size_bytes = (await asyncio.to_thread(file.stat)).st_size
@@ -239,12 +263,15 @@ class Connection:
         await self._until_answered(call)
 
     async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
-        failures = 0
+        failures = full = 0
         while True:
             try:
                 return await call()
             except (httpx.TransportError, _TryAgain) as error:
                 failures += 1
+                full = full + 1 if isinstance(error, _Full) else 0
+                if full >= MAX_FULL_ANSWERS:
+                    raise NoRoom(str(error)) from None
                 if failures in {1, 10} or failures % 100 == 0:
                     log.warning("the server does not answer (%r); tried again", error)
                 await self.back_off(failures)
@@ -296,6 +323,10 @@ class _TryAgain(Exception):
     """The server could not answer just now."""
 
 
+class _Full(_TryAgain):
+    """Its disk is full; the message is its own."""
+
+
 def is_passing(error: Exception) -> bool:
     """Whether a call that failed so may succeed later."""
     return isinstance(error, httpx.TransportError | _TryAgain)
@@ -311,6 +342,8 @@ def _read(answer: httpx.Response) -> Any:
         raise Gone(answer.text)
     if status == 409:
         raise Unregistered(answer.text)
+    if status == 503 and (why := _why_full(answer)) is not None:
+        raise _Full(why)
     if status == 429 or status >= 500:
         raise _TryAgain(f"{status}: {answer.text[:200]}")
     if status >= 400:
@@ -319,6 +352,14 @@ def _read(answer: httpx.Response) -> Any:
         return answer.json()
     except ValueError as error:
         raise _TryAgain(f"no JSON from {answer.request.url.path}") from error
+
+
+def _why_full(answer: httpx.Response) -> str | None:
+    try:
+        detail = answer.json()["detail"]
+        return str(detail["message"]) if detail["error"] == "storage_full" else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 async def _chunks(file: Path) -> AsyncIterator[bytes]:

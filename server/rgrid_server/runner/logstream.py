@@ -199,11 +199,23 @@ class AttemptLog:
                 self._add(splitter.flush(self._now_ms()))
         self._time_partials()
 
+    def give_up(self, why: str) -> None:
+        """Keep nothing more of it, nor what waits to be sent; the script goes on."""
+        self._first_sequence += len(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        # said again each time: the word about it may have been lost as well
+        self._end_with(f"[rgrid: {why}; the rest of the log is not kept]")
+        if self._is_paused:
+            self._resume()
+
     def _truncate(self) -> None:
         for splitter in self._splitters.values():
             self._add(splitter.flush(self._now_ms()))
+        self._end_with(f"[rgrid: the log is longer than {self._limit_bytes} bytes; the rest is not kept]")
+
+    def _end_with(self, text: str) -> None:
         self.is_truncated = True
-        text = f"[rgrid: the log is longer than {self._limit_bytes} bytes; the rest is not kept]"
         self._add([LogEntry(Stream.STDERR.number, self._now_ms(), text, int(LogFlags.NEWLINE))])
 
     def _add(self, entries: list[LogEntry]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 DEFAULT_EXECUTION_MIB = 2048
 """What an execution may use when it asks for nothing else."""
+DEFAULT_MIN_FREE_BYTES = 64 * 1024**2
+SMALL_DISK_PART = 20
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -24,6 +27,27 @@ def offered_memory_mib(slots: int, limit_file: Path = _CGROUP_LIMIT) -> int:
         # not in a control group, or without a limit ("max")
         allowed_bytes = physical_bytes
     return max(min(physical_bytes, allowed_bytes) // 2**20, slots * DEFAULT_EXECUTION_MIB)
+
+
+class DiskFloor:
+    """Whether a disk has so little room left that no more work is to come to it.
+
+    Args:
+        directory: where the work stands.
+        min_free_bytes: with less it is too full; on a small disk with less than a 20th of it.
+    """
+
+    def __init__(self, directory: Path, min_free_bytes: int) -> None:
+        self._directory = directory
+        self._min_free_bytes = min_free_bytes
+
+    def is_reached(self) -> bool:
+        """Look now; a directory that is gone is not full."""
+        try:
+            usage = shutil.disk_usage(self._directory)
+        except OSError:
+            return False
+        return usage.free < min(self._min_free_bytes, usage.total // SMALL_DISK_PART)
 
 
 class ServerClock:

@@ -13,17 +13,20 @@ from typing import Any
 
 from rgrid_server.domain.attempts import Assignment, AttemptId, Outcome, Specification
 from rgrid_server.observability.logs import bind
-from rgrid_server.runner.carrier import Attempt, Carrier, Finished
+from rgrid_server.runner.carrier import Attempt, Carrier
 from rgrid_server.runner.connection import (
     Connection,
     Dismissed,
     Gone,
+    NoRoom,
     Refused,
     SentChunk,
     Unregistered,
     is_passing,
 )
 from rgrid_server.runner.logstream import AttemptLog
+from rgrid_server.runner.machine import DiskFloor
+from rgrid_server.runner.outputs import Finished, no_room_for
 from rgrid_server.runner.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ MAX_REPORT_TRIES = 5
 MAX_CARRIED_PER_SLOT = 4
 """An attempt whose script has ended holds no slot; so many at most wait for their outputs and reports."""
 FULL_WAIT_SECONDS = 0.25
+DISK_LOOK_SECONDS = 1.0
 REPORTING_GRACE_SECONDS = 3.0
 FORSAKEN_SECONDS = 600.0
 
@@ -56,6 +60,7 @@ class RunnerService:
         work_directory: Path,
         *,
         memory_mib: int | None = None,
+        min_free_bytes: int = 0,
     ) -> None:
         self._connection = connection
         self._carrier = carrier
@@ -63,6 +68,8 @@ class RunnerService:
         self._slots = slots
         self._memory_mib = memory_mib
         self._work_directory = work_directory
+        self._floor = DiskFloor(work_directory, min_free_bytes)
+        self._is_disk_full = False
         self._carried: dict[AttemptId, Attempt] = {}
         self._known: set[AttemptId] = set()
         self._finished: asyncio.Queue[_Waiting] = asyncio.Queue()
@@ -114,6 +121,7 @@ class RunnerService:
         failures = 0
         while True:
             self._slot_free.clear()
+            self._look_at_disk()
             if self._free_slots() <= 0:
                 # a full runner asks for cancellations only, and not while its scripts come and go
                 with contextlib.suppress(TimeoutError):
@@ -130,7 +138,12 @@ class RunnerService:
             if self._free_slots() <= 0:
                 # nothing is given to a full runner, so its question can be taken back when a slot is free
                 freed = asyncio.create_task(self._slot_free.wait())
-                await asyncio.wait([asking, freed], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    [asking, freed],
+                    return_when=asyncio.FIRST_COMPLETED,
+                    # nobody tells when a disk has room again
+                    timeout=DISK_LOOK_SECONDS if self._is_disk_full else None,
+                )
                 freed.cancel()
                 if not asking.done():
                     asking.cancel()
@@ -184,7 +197,7 @@ class RunnerService:
             finished = await self._carrier.carry(attempt, workspace)
             if not attempt.is_dropped:
                 with self._carrier.span(attempt, "report"):
-                    await self._report(attempt, finished)
+                    await self._report(attempt, finished, workspace)
             self._known.discard(assignment.id)
         except Gone:
             log.info("%s attempt %d is another's now", assignment.execution_id, assignment.attempt)
@@ -199,7 +212,7 @@ class RunnerService:
             self._slot_free.set()
             await asyncio.to_thread(workspace.remove)
 
-    async def _report(self, attempt: Attempt, finished: Finished) -> None:
+    async def _report(self, attempt: Attempt, finished: Finished, workspace: Workspace) -> None:
         """Send the rest of the log and the report, until the server has taken both."""
         while attempt.log.pending_bytes > MAX_LOG_WITH_REPORT_BYTES and not attempt.is_dropped:
             await self._flush_logs([attempt])
@@ -207,14 +220,36 @@ class RunnerService:
         async with self._sending_logs:
             # what is on its way arrives first: after its report an attempt's log is closed
             rest = attempt.log.take(2 * MAX_LOG_WITH_REPORT_BYTES)
-        finished = replace(finished, report=finished.report.with_log(rest))
-        for _ in range(MAX_REPORT_TRIES):
-            verdict = await self._ask_for_verdict(finished)
-            if verdict != "blobs_missing":
-                break
-            await self._carrier.upload_again(attempt, finished)
+        report = replace(
+            finished.report.with_log(rest),
+            last_sequence=attempt.log.last_sequence,
+            output_truncated=attempt.log.has_more_than_heads,
+        )
+        verdict = await self._settle(attempt, replace(finished, report=report), workspace)
         if verdict not in {"accepted", "duplicate"}:
             log.warning("the report of %s was answered %s", attempt.assignment.execution_id, verdict)
+
+    async def _settle(self, attempt: Attempt, finished: Finished, workspace: Workspace) -> str:
+        """Have a report answered; where there is no room, first the workspace goes, then the outputs."""
+        names = [item.name for item in finished.report.artifacts]
+        verdict, times_full = "", 0
+        for _ in range(MAX_REPORT_TRIES):
+            while True:
+                try:
+                    if verdict == "blobs_missing":
+                        await self._carrier.upload_again(attempt, finished)
+                    verdict = await self._ask_for_verdict(finished)
+                    break
+                except (NoRoom, FileNotFoundError) as error:
+                    # the report is tried until it is taken: what holds it up has been let go of by then
+                    times_full += 1
+                    await asyncio.to_thread(workspace.remove)
+                    if times_full > 1 or isinstance(error, FileNotFoundError):
+                        finished = finished.without_outputs("storage_full", no_room_for(names, error))
+                        verdict = ""
+            if verdict != "blobs_missing":
+                break
+        return verdict
 
     async def _ask_for_verdict(self, finished: Finished) -> str:
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -255,6 +290,11 @@ class RunnerService:
             verdicts = await self._connection.send_reports(
                 [finished.report for finished, _ in waiting], list(blobs.values())
             )
+        except NoRoom as error:
+            for _, answered in waiting:
+                if not answered.done():
+                    answered.set_exception(error)
+            return
         except Refused as refused:
             if len(waiting) > 1:
                 # one of them is at fault; the others are not to suffer for it
@@ -290,6 +330,11 @@ class RunnerService:
                 verdicts = await self._connection.send_logs([chunk for _, chunk in sent])
             except Refused:
                 log.exception("log chunks were refused; they are lost")
+                return
+            except NoRoom as error:
+                log.warning("%s; the logs of what prints are not kept", error)
+                for attempt, _ in sent:
+                    attempt.log.give_up("there is no room for it on the server's disk")
                 return
         for (attempt, _), verdict in zip(sent, verdicts, strict=True):
             if verdict == "stale":
@@ -358,7 +403,18 @@ class RunnerService:
             log.warning("the server is gone; this runner ends")
             self.stop()
 
+    def _look_at_disk(self) -> None:
+        was_full, self._is_disk_full = self._is_disk_full, self._floor.is_reached()
+        if self._is_disk_full and not was_full:
+            log.warning(
+                "the disk of %s is nearly full; nothing is taken until it has room", self._work_directory
+            )
+        elif was_full and not self._is_disk_full:
+            log.info("the disk of %s has room again", self._work_directory)
+
     def _free_slots(self) -> int:
+        if self._is_disk_full:
+            return 0
         if len(self._carried) >= MAX_CARRIED_PER_SLOT * self._slots:
             return 0
         return max(0, self._slots - sum(attempt.holds_slot for attempt in self._carried.values()))

@@ -96,6 +96,8 @@ class Workspace:
         Raises:
             OutputLimit: more was left than is allowed.
         """
+        if not self._has_work():
+            return Found([], ["the working directory, which the script has removed or replaced"])
         passed_over: list[str] = []
         candidates: list[tuple[str, Path, os.stat_result]] = []
         total_bytes = 0
@@ -122,6 +124,13 @@ class Workspace:
                 )
         files = [_found(*item) for item in sorted(candidates, key=_by_name)]
         return Found([item for item in files if not self._is_as_before(item)], passed_over[:MAX_NOTED])
+
+    def _has_work(self) -> bool:
+        """Whether the script has left its directory; what it put in its place is not followed."""
+        try:
+            return stat.S_ISDIR(self.work.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def remove(self) -> None:
         """Remove it with everything in it, however deep and whatever its rights."""

@@ -131,7 +131,7 @@ class Batches:
             return StoredBatch(_existing(connection, tenant_id, batch_id))
 
         began = perf_counter()
-        stored = await self._database.write(store_all, is_long=len(batch.items) > LONG_ITEMS)
+        stored = await self._database.write(store_all, is_long=len(batch.items) > LONG_ITEMS, takes_in=True)
         self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
         executions = 0 if stored.attached else len(batch.items)
         self._observer.submitted(executions, perf_counter() - began, batch.template.trace_parent)
@@ -174,7 +174,7 @@ class Batches:
             return StoredBatch(_existing(connection, tenant_id, batch_id))
 
         began = perf_counter()
-        stored = await self._database.write(add, is_long=len(items) > LONG_ITEMS)
+        stored = await self._database.write(add, is_long=len(items) > LONG_ITEMS, takes_in=True)
         self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, batch_id)])
         executions = 0 if stored.attached else len(items)
         trace_parent = items[0].base.trace_parent if items else None
@@ -355,7 +355,7 @@ class Batches:
             return StoredBatch(_existing(connection, tenant_id, new_batch_id))
 
         with inputs_that_expire(f"the batch {batch_id}"):
-            stored = await self._database.write(again, is_long=True)
+            stored = await self._database.write(again, is_long=True, takes_in=True)
         self._wakeups.wake([WORK, tenant_topic(tenant_id), batch_topic(tenant_id, new_batch_id)])
         return stored
 

@@ -84,7 +84,9 @@ class Executions:
         if problems:
             raise Invalid(problems)
         began = perf_counter()
-        submitted, topics = await self._database.write(lambda c: self._submit(c, tenant_id, submission))
+        submitted, topics = await self._database.write(
+            lambda c: self._submit(c, tenant_id, submission), takes_in=True
+        )
         self._wakeups.wake(topics)
         executions = 0 if submitted.attached else 1
         self._observer.submitted(executions, perf_counter() - began, submission.trace_parent)
@@ -149,7 +151,7 @@ class Executions:
             with inputs_that_expire(execution_id):
                 return self._submit(connection, tenant_id, submission)
 
-        submitted, topics = await self._database.write(again)
+        submitted, topics = await self._database.write(again, takes_in=True)
         self._wakeups.wake(topics)
         return submitted.row
 

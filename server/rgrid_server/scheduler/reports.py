@@ -77,7 +77,7 @@ class Reports:
             store.lock_executions(connection, [item.execution_id for item in sent])
             return [self._append(connection, item) for item in sent]
 
-        verdicts = await self._database.write(append)
+        verdicts = await self._database.write(append, takes_in=True)
         self._wakeups.wake(
             log_topic(item.execution_id)
             for item, verdict in zip(sent, verdicts, strict=True)

@@ -100,7 +100,7 @@ class Uploads:
     async def add(self, tenant_id: str, received: Sequence[Received]) -> list[bool]:
         """Note blobs of a tenant; says of each whether it is new to the tenant."""
         async with self.taking(received):
-            return await self._database.write(lambda c: add_received(c, tenant_id, received))
+            return await self._database.write(lambda c: add_received(c, tenant_id, received), takes_in=True)
 
     @asynccontextmanager
     async def taking(self, received: Sequence[Received]) -> AsyncIterator[None]:
@@ -161,7 +161,7 @@ class Uploads:
             return apply_event(connection, execution_id, lambda state: rules.receive_inputs(state, now), now)
 
         async with self.taking([received]):
-            done = await self._database.write(put)
+            done = await self._database.write(put, takes_in=True)
         self._wakeups.wake(topics_of(done))
 
 

@@ -25,11 +25,14 @@ class Database(Protocol):
     async def scan(self, query: Callable[[Connection], T]) -> T:
         """Run a query that may take long, on one snapshot, without holding others up."""
 
-    async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
+    async def write(
+        self, operation: Callable[[Connection], T], *, is_long: bool = False, takes_in: bool = False
+    ) -> T:
         """Run an operation in a transaction; when this returns, what it did is durable.
 
         The operation may be run more than once, after a conflict that undid it; ``is_long`` says that it
-        takes more than some milliseconds.
+        takes more than some milliseconds, ``takes_in`` that it takes in something new, which is refused while
+        the little room that is left is kept for what ends work and removes data.
 
         Raises:
             StorageFull: the disk is full; nothing was written.

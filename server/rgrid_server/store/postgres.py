@@ -160,7 +160,9 @@ class PostgresDatabase:
         """Run a longer query on one snapshot."""
         return await self._until_it_is_done(self._scanners, lambda: self._scan(query))
 
-    async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
+    async def write(
+        self, operation: Callable[[Connection], T], *, is_long: bool = False, takes_in: bool = False
+    ) -> T:
         """Run an operation in a transaction, again where a conflict or a lost connection has undone it."""
         loop = asyncio.get_running_loop()
         began_at = loop.time()

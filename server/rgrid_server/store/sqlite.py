@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from rgrid_server.store.database import CommitListener, StorageFull
+from rgrid_server.store.reserve import Reserve
 
 T = TypeVar("T")
 
@@ -117,7 +118,10 @@ class SqliteDatabase:
     it to a thread would; what waits for the disk, and what is long, runs in a thread.
     """
 
-    def __init__(self, path: Path, on_commit: CommitListener | None = None) -> None:
+    def __init__(
+        self, path: Path, on_commit: CommitListener | None = None, reserve: Reserve | None = None
+    ) -> None:
+        self._reserve = reserve
         self._engine = sqlite_engine(path)
         self._reader = self._engine.connect()
         self._connection = self._engine.connect()
@@ -148,10 +152,17 @@ class SqliteDatabase:
         async with self._scans:
             return await asyncio.to_thread(self._scan, query)
 
-    async def write(self, operation: Callable[[Connection], T], *, is_long: bool = False) -> T:
+    async def write(
+        self, operation: Callable[[Connection], T], *, is_long: bool = False, takes_in: bool = False
+    ) -> T:
         """Queue an operation and wait until it is durable."""
         if self._closed:
             raise RuntimeError("the database is closed")
+        if takes_in and self._reserve is not None and self._reserve.is_in_use():
+            raise StorageFull(
+                "the database's disk is nearly full, and what is left is kept for running work; "
+                "make room on its disk"
+            )
         loop = asyncio.get_running_loop()
         waiting = _Waiting(operation, is_long, loop.create_future())
         self._waiting.append(waiting)
@@ -221,6 +232,8 @@ class SqliteDatabase:
                 waiting.error = waiting.error or _translated(error)
         finally:
             self._is_committing = False
+        if self._reserve is not None and any(isinstance(one.error, StorageFull) for one in group):
+            self._reserve.give_up()
 
     def _end_snapshot(self) -> None:
         if self._has_snapshot:

@@ -237,3 +237,24 @@ def test_a_script_that_prints_faster_than_is_sent_has_to_wait(monkeypatch: pytes
 def _write_all(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def test_a_log_that_there_is_no_room_for_ends_with_a_word_about_it_under_the_next_number() -> None:
+    async def give_up() -> None:
+        log = AttemptLog(1, 10_000, lambda: None, lambda: 7)
+        read, write = os.pipe()
+        log.read_from(read, Stream.STDOUT)
+        os.write(write, b"one\ntwo\nthree")
+        os.close(write)
+        log.finish()
+        log.give_up("no room")
+        chunk = log.take(10_000)
+        assert chunk is not None
+        assert chunk.first_sequence == log.last_sequence == 4
+        assert [entry.text for entry in chunk.entries] == [
+            "[rgrid: no room; the rest of the log is not kept]"
+        ]
+        assert log.has_more_than_heads
+        assert (log.pending_bytes, log.head(Stream.STDOUT)) == (0, "one\ntwo\nthree")
+
+    asyncio.run(give_up())
