@@ -51,21 +51,26 @@ class PlannedInputs:
     files: Mapping[str, Path]
 
 
-def plan_inputs(args: Sequence[str], cwd: Path) -> PlannedInputs:
+def plan_inputs(args: Sequence[str], cwd: Path, script: Path | None = None) -> PlannedInputs:
     """Take every argument that names an existing file for an input.
 
     A path that stays inside ``cwd`` keeps its relative name; any other is carried under its base name,
-    and the argument says so.
+    and the argument says so. The script itself is there already, and is not carried.
 
     Raises:
-        rgrid.exceptions.ConfigurationError: two different files would be carried under one name.
+        rgrid.exceptions.ConfigurationError: two different files would be carried under one name, or an
+            argument is no text.
     """
     files: dict[str, Path] = {}
     rewritten: list[str] = []
     for arg in args:
+        _check_text(arg)
         path = cwd / arg
         if not arg or not _is_file(path):
             rewritten.append(arg)
+            continue
+        if script is not None and path.samefile(script):
+            rewritten.append(script.name)
             continue
         name = carried_name(arg)
         other = files.get(name)
@@ -171,6 +176,15 @@ class AtomicFile:
         except OSError as error:
             self._part.unlink(missing_ok=True)
             raise ConfigurationError(f"{self._target} cannot be written: {error.strerror}") from error
+
+
+def _check_text(arg: str) -> None:
+    try:
+        arg.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"the argument {arg!r} is not UTF-8, and cannot travel; rename the file, or encode the argument"
+        ) from None
 
 
 def _is_file(path: Path) -> bool:

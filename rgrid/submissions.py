@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,12 @@ def execution_body(
         retry_policy: when a script that has failed is run again, such as
             ``{"max_retries": 3, "on": ["exit_code"], "exit_codes": [75], "backoff_seconds": 10}``; never
             without one (docs/reference/api.md).
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: ``cpus`` is no finite number.
     """
+    if cpus is not None and not math.isfinite(cpus):
+        raise ConfigurationError(f"cpus is {cpus}; give a number of vCPUs, such as 0.5 or 2")
     optional = {
         "requirements_content": requirements,
         "runtime": runtime,

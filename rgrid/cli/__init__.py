@@ -87,10 +87,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     gc.disable()
     code = _run(sys.argv[1:])
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # none where it was closed before this began
+            if stream is not None:
+                stream.flush()
     except BrokenPipeError:
         code = BROKEN_PIPE
+    except OSError:
+        code = code or 1
     # everything is written and closed; taking the interpreter apart would take another 8 ms
     os._exit(code)
 

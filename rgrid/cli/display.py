@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 def say(message: str, *, verbose: bool = False) -> None:
     """RGrid's own words: on a terminal's stderr, or wherever it goes when they are asked for."""
-    if verbose or sys.stderr.isatty():
+    if verbose or is_seen():
         click.echo(f"rgrid: {message}", err=True)
+
+
+def is_seen() -> bool:
+    """Whether stderr is a terminal, and there at all."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def print_json(document: Any) -> None:
@@ -56,6 +62,38 @@ def seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} s"
 
 
+class Outlet:
+    """A stream of this process for a script's bytes; one that is closed swallows them, as Python's does."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.error: OSError | None = None
+        self._stream = stream
+
+    def write(self, data: bytes) -> None:
+        """Write them now; after a failure nothing more is written.
+
+        Raises:
+            BrokenPipeError: whoever reads has left.
+        """
+        if self._stream is None or self.error is not None:
+            return
+        try:
+            self._stream.buffer.write(data)
+            self._stream.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.error = error
+            self._forget_the_rest(self._stream)
+
+    @staticmethod
+    def _forget_the_rest(stream: TextIO) -> None:
+        # what is still in its buffer would fail again when the process ends
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
 class Bar:
     """A progress bar for files: drawn on a terminal only; rich is loaded with the first one."""
 
@@ -66,7 +104,7 @@ class Bar:
 
     def on_start(self, total_bytes: int) -> None:
         """Draw it, where there is something to move and someone to see it."""
-        if total_bytes == 0 or not sys.stderr.isatty():
+        if total_bytes == 0 or not is_seen():
             return
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -98,7 +136,7 @@ class BatchBar:
 
     def __init__(self, total: int, *, lines: bool) -> None:
         self._total = total
-        self._lines = lines and not sys.stderr.isatty()
+        self._lines = lines and not is_seen()
         self._progress: RichProgress | None = None
         self._task: TaskID | None = None
         self._ended = 0
@@ -106,7 +144,7 @@ class BatchBar:
         self._cost_micros = 0
 
     def __enter__(self) -> BatchBar:
-        if sys.stderr.isatty():
+        if is_seen():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -35,16 +36,22 @@ def ensure() -> tuple[str, str]:
     """Its address and key; it is started where it does not run.
 
     Raises:
-        rgrid.exceptions.ConfigurationError: the server is not installed.
+        rgrid.exceptions.ConfigurationError: the server is not installed, or its directory cannot be used.
         rgrid.exceptions.ServerUnreachable: it does not start; the message has the end of its log.
     """
     directory = data_dir()
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_one(directory / "start.lock"):
-        url = _address(directory)
-        if url is None or not _is_well(url):
-            url = _start(directory)
-    return url, (directory / "admin.key").read_text().strip()
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _only_one(directory / "start.lock"):
+            url = _address(directory)
+            if url is None or not _is_well(directory, url):
+                url = _start(directory)
+        return url, (directory / "admin.key").read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"no server is configured, and one of your own cannot stand in {directory} ({error.strerror}): "
+            "make it writable, set HOME to a directory that is, or set RGRID_API_URL"
+        ) from error
 
 
 def _start(directory: Path) -> str:
@@ -70,7 +77,7 @@ def _start(directory: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         url = _address(directory)
-        if url is not None and _is_well(url):
+        if url is not None and _is_well(directory, url):
             return url
         if process.poll() is not None:
             break
@@ -88,14 +95,28 @@ def _address(directory: Path) -> str | None:
         return None
 
 
-def _is_well(url: str) -> bool:
+def _is_well(directory: Path, url: str) -> bool:
+    """Whether the directory's own server answers there, and not whoever got its port after it."""
+    if not _is_held(directory / "server.lock"):
+        return False
     # a proxy has no business between this machine and itself
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError):
+            return str(json.load(answer)["status"]).startswith("ok")
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from rgrid import config
-from rgrid.exceptions import ApiError, RGridError
+from rgrid.exceptions import ApiError, ConfigurationError, RGridError
 
 
 @click.command(help="Write .rgrid/config here, so that commands in this project use a server.")
@@ -19,6 +20,8 @@ def command(api_url: str | None, api_key: str | None) -> None:
     from rgrid.transport.base import base_url
 
     url = base_url(api_url or click.prompt("Address of the server", default="http://127.0.0.1:8000"))
+    if api_key is None and not sys.stdin.isatty():
+        raise ConfigurationError("no key, and no terminal to ask at: give --api-key, or set RGRID_API_KEY")
     key = api_key or click.prompt("Key (sk_...)", hide_input=True)
     with Client(url, key, timeout_seconds=10) as client:
         try:

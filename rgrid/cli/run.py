@@ -109,6 +109,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         return run_one(
             client,
             SingleRun(
+                script=script,
                 body=body | {"run_key": key},
                 args=args,
                 output_dir=given["output_dir"] or Path(),

@@ -14,7 +14,7 @@ import click
 from rgrid.cli.display import Bar, BatchBar, euros, print_json, say
 from rgrid.cli.failures import FAILED
 from rgrid.cli.interrupts import Interrupts
-from rgrid.cli.run_one import leave
+from rgrid.cli.run_one import leave, leave_unanswered
 from rgrid.client import Client
 from rgrid.exceptions import ConfigurationError
 from rgrid.files import carried_name, plan_inputs
@@ -51,11 +51,44 @@ class PlannedItem:
 
 def run_batch(client: Client, wanted: BatchRun) -> int:
     """Submit, watch, fetch; returns 0 when every file completed."""
+    with Interrupts() as interrupts:
+        return _run_batch(client, wanted, interrupts)
+
+
+def _run_batch(client: Client, wanted: BatchRun, interrupts: Interrupts) -> int:
     items = plan_items(wanted.glob, wanted.args, Path())
+    try:
+        batch = interrupts.during(lambda: _submit(client, wanted, items))
+    except KeyboardInterrupt:
+        return leave_unanswered(wanted.run_key)
+    if wanted.is_detached:
+        if wanted.is_json:
+            print_json(batch)
+        else:
+            click.echo(batch.batch_id)
+        return 0
+    say(f"{batch.batch_id}: {batch.total} executions", verbose=wanted.is_watched)
+    batch_id = batch.batch_id
+    try:
+        batch = interrupts.during(lambda: _watch(client, batch, lines=wanted.is_watched))
+    except KeyboardInterrupt:
+        seen_by = f"see it with `rgrid status {batch_id}`"
+        return leave(interrupts, batch_id, seen_by, lambda: client.cancel_batch(batch_id))
+    executions = list(client.batch_executions(batch.batch_id))
+    if not wanted.is_remote_only:
+        fetch(client, batch.batch_id, wanted.output_dir, is_flat=wanted.is_flat)
+    client.acknowledge_batch(batch.batch_id)
+    if wanted.is_json:
+        for execution in executions:
+            print_json(execution)
+    return tell(batch, executions, verbose=wanted.is_watched)
+
+
+def _submit(client: Client, wanted: BatchRun, items: Sequence[PlannedItem]) -> Batch:
     hashes = client.upload(
         {name: path for item in items for name, path in item.files.items()}, Bar("uploading")
     )
-    batch = client.submit_batch(
+    return client.submit_batch(
         wanted.template,
         [
             {
@@ -69,28 +102,6 @@ def run_batch(client: Client, wanted: BatchRun) -> int:
         run_key=wanted.run_key,
         user_metadata=wanted.template.get("user_metadata"),
     )
-    if wanted.is_detached:
-        if wanted.is_json:
-            print_json(batch)
-        else:
-            click.echo(batch.batch_id)
-        return 0
-    say(f"{batch.batch_id}: {batch.total} executions", verbose=wanted.is_watched)
-    batch_id = batch.batch_id
-    with Interrupts() as interrupts:
-        try:
-            batch = interrupts.during(lambda: _watch(client, batch, lines=wanted.is_watched))
-        except KeyboardInterrupt:
-            seen_by = f"see it with `rgrid status {batch_id}`"
-            return leave(interrupts, batch_id, seen_by, lambda: client.cancel_batch(batch_id))
-    executions = list(client.batch_executions(batch.batch_id))
-    if not wanted.is_remote_only:
-        fetch(client, batch.batch_id, wanted.output_dir, is_flat=wanted.is_flat)
-    client.acknowledge_batch(batch.batch_id)
-    if wanted.is_json:
-        for execution in executions:
-            print_json(execution)
-    return tell(batch, executions, verbose=wanted.is_watched)
 
 
 def plan_items(pattern: str, args: Sequence[str], cwd: Path) -> list[PlannedItem]:

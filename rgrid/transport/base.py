@@ -189,7 +189,11 @@ def api_error(call: Call[Any], status: int, headers: Mapping[str, str], body: by
                 f"{call.method} {call.path.partition('?')[0]} was answered with status {status} and "
                 f"{_shown(answer)}; is RGRID_API_URL the address of an RGrid server?"
             )
-        detail = f"status {status}"
+        detail = (
+            f"{call.method} {call.path.partition('?')[0]} was answered with status {status} and "
+            f"{_shown(answer)}: the server, or a proxy before it, does not answer just now; try again, "
+            "or see whether RGRID_API_URL is right"
+        )
     code, message, facts = _explain(detail)
     kind = _ERRORS.get(status, exceptions.ServerError if status >= 500 else exceptions.ApiError)
     if code == "run_key_conflict":
@@ -223,13 +227,15 @@ def _explain(detail: Any) -> tuple[str, str, dict[str, Any]]:
         facts = {name: value for name, value in detail.items() if name not in {"error", "message"}}
         return str(detail.get("error", "")), str(detail.get("message", detail)), facts
     if isinstance(detail, list):
-        told = [
-            f"{'.'.join(str(part) for part in item.get('loc', [])[1:])}: {item.get('msg', item)}"
-            for item in detail
-            if isinstance(item, dict)
-        ]
+        told = [f"{_place(item)}{item.get('msg', item)}" for item in detail if isinstance(item, dict)]
         return "invalid", "; ".join(told), {"problems": detail}
     return "", str(detail), {}
+
+
+def _place(problem: Mapping[str, Any]) -> str:
+    """Where in a request a problem is; for what is no JSON at all it is a position, and no name."""
+    place = ".".join(str(part) for part in problem.get("loc", [])[1:])
+    return "" if problem.get("type") == "json_invalid" or not place else f"{place}: "
 
 
 def _shown(answer: Answer) -> str:

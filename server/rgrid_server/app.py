@@ -59,6 +59,7 @@ from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
 from rgrid_server.storage import (
     kind_of_database,
+    make_data_directory,
     migrate,
     open_blobs,
     open_database,
@@ -113,8 +114,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         rgrid_server.store.database.StorageError: the data cannot be used by this version.
         OSError: the directory cannot be written.
     """
-    data_dir = settings.data_dir
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_data_directory(settings.data_dir)
     await asyncio.to_thread(migrate, settings)
     async with AsyncExitStack() as stack:
         tracing = make_tracing("rgrid-server", settings.tracing, settings.tracing_ratio)

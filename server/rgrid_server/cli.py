@@ -28,6 +28,7 @@ from rgrid_server.storage import (
     UnknownStorage,
     check_storage,
     has_data,
+    make_data_directory,
     migrate,
     name_of,
     open_database,
@@ -218,7 +219,7 @@ def _stop(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 
 def _migrate(settings: Settings, _arguments: argparse.Namespace) -> int:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_data_directory(settings.data_dir)
     migrate(settings)
     print(f"{name_of(settings)} has this version's schema")
     return 0

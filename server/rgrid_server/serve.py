@@ -27,6 +27,7 @@ from rgrid_server.app import ServerState, make_asgi, open_server
 from rgrid_server.config import Settings
 from rgrid_server.corked import CorkedProtocol
 from rgrid_server.engines.local import LocalEngine
+from rgrid_server.storage import make_data_directory
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def serve(settings: Settings) -> int:
     """
     settings = settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_data_directory(settings.data_dir)
     except OSError as error:
         raise CannotStart(
             f"the data directory {settings.data_dir} cannot be made: {error.strerror}"

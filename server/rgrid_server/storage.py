@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 
 from rgrid_server.blobs.base import BlobStore
 from rgrid_server.blobs.directory import DirectoryBlobStore
@@ -17,7 +19,7 @@ from rgrid_server.store.database import CommitListener, Database, StorageError, 
 from rgrid_server.store.events import rebase_positions
 from rgrid_server.store.reserve import Reserve, reserved_bytes
 from rgrid_server.store.schema import upgrade_schema
-from rgrid_server.store.sqlite import SqliteDatabase, sqlite_engine
+from rgrid_server.store.sqlite import SqliteDatabase, damaged, is_damage, sqlite_engine
 
 if TYPE_CHECKING:
     from rgrid_server.store.notifications import Notifications
@@ -141,6 +143,7 @@ def migrate(settings: Settings) -> None:
 
     Raises:
         NewerSchema: a newer version wrote it.
+        StorageDamaged: what stands there is no database.
         StorageUnavailable: it does not answer.
     """
     url = postgres_url(settings)
@@ -149,8 +152,25 @@ def migrate(settings: Settings) -> None:
         _migrate_postgres(url, name_of(settings))
         return
     path = settings.data_dir / DATABASE_FILE
-    with sqlite_engine(path).connect() as connection:
-        upgrade_schema(connection, str(path))
+    make_private_file(path)
+    try:
+        with sqlite_engine(path).connect() as connection:
+            upgrade_schema(connection, str(path))
+    except DatabaseError as error:
+        if error.orig is not None and is_damage(error.orig):
+            raise damaged(path, error.orig) from error
+        raise
+
+
+def make_data_directory(directory: Path) -> None:
+    """Make a data directory that is its owner's only; one that is there already stays as it is."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file that is its owner's only; SQLite gives the files beside it the same rights."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _migrate_postgres(url: URL, where: str) -> None:

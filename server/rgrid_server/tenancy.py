@@ -145,25 +145,29 @@ class Tenancy:
         """Keys by prefix, of one tenant or of all."""
         return list(await self._database.read(lambda c: store.list_keys(c, tenant_id)))
 
-    async def revoke_key(self, key_id: str) -> None:
-        """End a key at once.
+    async def revoke_key(self, key_id: str, tenant_id: str | None = None) -> None:
+        """End a key at once, of one tenant or of any.
 
         Raises:
             NotFound: there is no such key.
         """
-        revoked = await self._database.write(lambda c: store.update_key(c, key_id, revoked_at_ms=now_ms()))
+        revoked = await self._database.write(
+            lambda c: store.update_key(c, key_id, tenant_id, revoked_at_ms=now_ms())
+        )
         self.forget_keys()
         if revoked is None:
             raise NotFound("Key")
 
-    async def rotate_key(self, key_id: str, overlap_seconds: int) -> IssuedKey:
-        """Make a key like another one, which ends ``overlap_seconds`` later.
+    async def rotate_key(self, key_id: str, overlap_seconds: int, tenant_id: str | None = None) -> IssuedKey:
+        """Make a key like another one, of one tenant or of any, which ends ``overlap_seconds`` later.
 
         Raises:
             NotFound: there is no such key.
         """
         ends_at_ms = now_ms() + overlap_seconds * 1000
-        old = await self._database.write(lambda c: store.update_key(c, key_id, expires_at_ms=ends_at_ms))
+        old = await self._database.write(
+            lambda c: store.update_key(c, key_id, tenant_id, expires_at_ms=ends_at_ms)
+        )
         self.forget_keys()
         if old is None:
             raise NotFound("Key")
@@ -203,6 +207,11 @@ class Tenancy:
             return kept
 
         return await self._database.write(keep)
+
+
+def is_operator(principal: Principal) -> bool:
+    """Whether a key's tenant is the operator's, which sees to the server and to all tenants."""
+    return principal.tenant_name == DEFAULT_TENANT
 
 
 def _has_admin_key(connection: Connection) -> bool:

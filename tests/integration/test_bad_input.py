@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import uuid
 from typing import Any
 
 import pytest
 import requests
+from websockets.sync.client import connect
 
 from tests.integration.conftest import Api
 from tests.live import LiveServer
@@ -53,6 +55,7 @@ def test_what_is_no_json_object_is_422(tenant: Api, body: bytes) -> None:
         ({"input_files": ["a", "a"]}, 422, "more than once"),
         ({"input_files": ["a", "a/b"]}, 422, "folder"),
         ({"input_files": ["script.py"]}, 422, "script's own"),
+        ({"input_files": ["b", "a"], "inputs": {"a": "0" * 64}}, 422, "'a' stands in inputs and in"),
         ({"cpus": 0}, 422, "cpus"),
         ({"memory_mib": 1}, 422, "memory_mib"),
         ({"priority": 1000}, 422, "priority"),
@@ -196,3 +199,102 @@ def test_a_nul_character_in_a_path_is_the_callers_fault(tenant: Api, path: str) 
 def test_a_nul_character_in_a_name_is_taken_or_refused(api: Api) -> None:
     answer = api.post("/admin/tenants", {"name": f"nul\0-{uuid.uuid4().hex}"})
     assert answer.status_code in {200, 201, 422}
+
+
+HUGE = 2**63
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        (f"/executions/x/logs?after={HUGE}", "after"),
+        ("/executions?cursor=!", "cursor"),
+        (f"/executions?limit={HUGE}", "limit"),
+        (f"/executions/x?wait={HUGE}", "wait"),
+        (f"/batches/x/executions?limit={HUGE}", "limit"),
+        (f"/batches/x/results?after={HUGE}", "after"),
+        (f"/batches/x/outputs?after={HUGE}", "after"),
+        (f"/events?after={HUGE}", "after"),
+        (f"/events?after={HUGE - 1}", "after"),
+        (f"/events?limit={HUGE}", "limit"),
+        (f"/cost?days={HUGE}", "days"),
+        ("/cost?days=0", "days"),
+        ("/cost?since=zz", "since"),
+        ("/cost?until=zz", "until"),
+        ("/cost?since=2026-02-02&until=2026-02-01", "since"),
+        ("/cost/breakdown?group_by=", "group_by"),
+        ("/cost/breakdown?group_by=zz", "group_by"),
+        (f"/estimate?files={HUGE}", "files"),
+    ],
+)
+def test_a_bad_parameter_is_named_as_one_of_the_query(tenant: Api, path: str, parameter: str) -> None:
+    answer = tenant.get(path, headers={"Accept": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"][0]["loc"] == ["query", parameter]
+
+
+def test_a_bad_header_and_a_bad_path_are_named_as_such(tenant: Api) -> None:
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(HUGE)}
+    assert tenant.get("/events", headers=headers).json()["detail"][0]["loc"] == ["header", "Last-Event-ID"]
+    assert tenant.get("/blobs/xyz").json()["detail"][0]["loc"] == ["path", "sha256"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/admin/keys", {"scopes": ["read"], "expires_in_seconds": HUGE}),
+        ("POST", "/admin/keys/key_x/rotate", {"overlap_seconds": HUGE}),
+        ("PATCH", "/admin/tenants/tenant_x", {"max_running": HUGE}),
+        ("POST", "/batches", {"template": {"script_content": "1"}, "parallelism": HUGE}),
+        ("POST", "/batches/x/items", {"items": [{}], "first_index": HUGE}),
+        ("POST", "/executions", {"script_content": "1", "timeout_seconds": HUGE}),
+        ("POST", "/executions", {"script_content": "1", "memory_mib": HUGE}),
+        ("POST", "/executions", {"script_content": "1", "cpus": 1e300}),
+        ("POST", "/executions", {"script_content": "1", "priority": -HUGE}),
+        ("PUT", "/cost/limit", {"monthly_limit_euros": HUGE}),
+        ("PUT", "/cost/limit", {"monthly_limit_euros": 1e-7}),
+    ],
+)
+def test_a_number_that_cannot_be_kept_is_refused(
+    api: Api, method: str, path: str, body: dict[str, Any]
+) -> None:
+    answer = api.call(method, path, json=body)
+    assert answer.status_code == 422, answer.text
+
+
+def test_a_limit_of_nothing_is_one(tenant: Api) -> None:
+    assert tenant.call("PUT", "/cost/limit", json={"monthly_limit_euros": 0}).status_code == 200
+    assert tenant.get("/cost/limit").json()["monthly_limit_micros"] == 0
+    least = tenant.call("PUT", "/cost/limit", json={"monthly_limit_euros": "0.000001"})
+    assert least.json()["monthly_limit_micros"] == 1
+
+
+@pytest.mark.parametrize("cursor", ["zz", "-1", str(HUGE), "1" * 400])
+def test_a_websocket_says_what_is_wrong_with_its_cursor(tenant: Api, server: LiveServer, cursor: str) -> None:
+    address = server.api.replace("http://", "ws://") + f"/ws/executions/exec_x/logs?cursor={cursor}"
+    header = {"Authorization": str(tenant.session.headers["Authorization"])}
+    with connect(address, additional_headers=header) as socket:
+        (message,) = [json.loads(one) for one in socket]
+    assert message["type"] == "error"
+    assert cursor[:40] in message["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/executions", "GET, POST"),
+        ("POST", "/executions/x", "GET"),
+        ("PATCH", "/cost/limit", "DELETE, GET, PUT"),
+        ("POST", "/health", "GET, HEAD"),
+        ("DELETE", "/admin/keys", "GET, POST"),
+    ],
+)
+def test_a_wrong_method_is_told_all_that_are_right(api: Api, method: str, path: str, allowed: str) -> None:
+    answer = api.call(method, path)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/api/v1/health"])
+def test_a_probe_may_ask_for_the_head_only(server: LiveServer, path: str) -> None:
+    answer = requests.head(server.url + path, timeout=30)
+    assert (answer.status_code, answer.content) == (200, b"")

@@ -350,3 +350,136 @@ def read_until(descriptor: int, wanted: bytes, seconds: float = 60) -> bytes:
             break
     assert wanted in shown
     return shown
+
+
+def shell(work: Path, type_env: dict[str, str], line: str) -> subprocess.CompletedProcess[bytes]:
+    """Types a line to a shell, for what only a shell can do to streams."""
+    return subprocess.run(
+        ["/bin/sh", "-c", line], cwd=work, env=type_env, capture_output=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_takes_nothing_and_spoils_nothing(
+    live_server: LiveServer, work: Path, closed: str
+) -> None:
+    write(work, "s.py", "import sys\nprint('out')\nopen('made', 'w').write('x')\nsys.exit(3)\n")
+    env = environment(live_server, work.parent / "home")
+    done = shell(work, env, f"{RGRID} run s.py {closed}")
+    assert (done.returncode, (work / "made").read_text()) == (3, "x")
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_stream_that_cannot_be_written_is_told_of_and_the_files_come_all_the_same(
+    live_server: LiveServer, work: Path
+) -> None:
+    write(work, "s.py", "print('out')\nopen('made', 'w').write('x')\n")
+    done = shell(work, environment(live_server, work.parent / "home"), f"{RGRID} run s.py >/dev/full")
+    assert (done.returncode, (work / "made").read_text()) == (1, "x")
+    assert (
+        done.stderr == b"rgrid: what the script printed could not be written here: No space left on device\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [["--timeout", "0"], ["--runtime", "nope:1"], ["--cpus", "0"], ["--cpus", "nan"], ["--priority", "1000"]],
+)
+def test_what_cannot_be_asked_for_is_a_usage_error(type_: Type, work: Path, refused: list[str]) -> None:
+    write(work, "s.py", "print(1)")
+    done = type_("run", "s.py", *refused)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"rgrid: ")
+
+
+def test_an_argument_that_is_no_text_is_named(live_server: LiveServer, work: Path) -> None:
+    write(work, "s.py", "print(1)")
+    env = environment(live_server, work.parent / "home")
+    done = subprocess.run(
+        [os.fsencode(RGRID), b"run", b"s.py", b"\xff"], cwd=work, env=env, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"is not UTF-8" in done.stderr
+
+
+def test_a_script_may_be_given_its_own_name(type_: Type, work: Path) -> None:
+    write(work, "s.py", "import sys\nprint(sys.argv[1], len(open(sys.argv[1]).read()))\n")
+    done = type_("run", "s.py", "s.py")
+    assert done.stdout == b"s.py %d\n" % len((work / "s.py").read_text())
+
+
+def test_a_list_as_json_says_only_what_lists_carry(type_: Type, work: Path) -> None:
+    write(work, "s.py", "print(1)")
+    type_("run", "s.py")
+    (line,) = type_("list", "--limit", "1", "--json").stdout.splitlines()
+    listed = json.loads(line)
+    assert {"execution_id", "status", "cost_micros", "user_metadata"} <= set(listed)
+    assert not {"runtime", "script_content", "max_retries"} & set(listed)
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text("print(1)")
+    done = subprocess.run(
+        [str(RGRID), "run", "s.py"],
+        cwd=tmp_path,
+        env=environment(None, Path("/proc/nowhere")),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"/proc/nowhere/.rgrid/local" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_init_without_a_terminal_says_how_to_give_the_key(type_: Type) -> None:
+    done = type_("init", "--api-url", "http://127.0.0.1:9", RGRID_API_KEY="")
+    assert done.returncode == 2
+    assert b"RGRID_API_KEY" in done.stderr
+
+
+def test_outputs_that_cannot_travel_are_named(type_: Type, work: Path) -> None:
+    write(work, "s.py", "open('two\\nlines', 'w').write('x')\nopen('fine', 'w').write('y')\n")
+    done = type_("run", "s.py")
+    assert (done.returncode, (work / "fine").read_text()) == (0, "y")
+    assert done.stderr.startswith(b"rgrid: not taken: ")
+    assert b"two" in done.stderr
+
+
+def test_whoever_took_the_port_of_ones_own_server_is_not_taken_for_it(tmp_path: Path) -> None:
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    keys: list[str | None] = []
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            keys.append(self.headers.get("Authorization"))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        do_POST = do_GET
+
+    stranger = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+    Thread(target=stranger.serve_forever, daemon=True).start()
+    local = tmp_path / ".rgrid" / "local"
+    local.mkdir(parents=True)
+    (local / "address").write_text(f"http://127.0.0.1:{stranger.server_port}\n")
+    (local / "admin.key").write_text("sk_secret\n")
+    (tmp_path / "s.py").write_text("print('mine')")
+    try:
+        done = subprocess.run(
+            [str(RGRID), "run", "s.py"],
+            cwd=tmp_path,
+            env=environment(None, tmp_path),
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        stranger.shutdown()
+        stranger.server_close()
+        stop = [sys.executable, "-m", "rgrid_server", "stop", "--data-dir", str(local)]
+        subprocess.run(stop, capture_output=True, timeout=60, check=False)
+    assert not any(keys)
+    assert done.stdout == b"mine\n", done.stderr

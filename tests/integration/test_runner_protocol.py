@@ -354,6 +354,16 @@ def test_outputs_that_the_servers_disk_has_no_room_for_are_given_up_by_name(grid
     assert "make room" in report.error_message
 
 
+def test_a_script_in_a_folder_runs_as_such_and_imports_its_neighbours(grid: Grid) -> None:
+    report = grid.run(
+        "import sys, near; print(sys.argv[0], __file__.endswith('sub/s.py'), near.N)",
+        script_name="sub/s.py",
+        inputs={"sub/near.py": b"N = 7"},
+    )
+    assert (report.exit_code, report.stdout) == (0, "sub/s.py True 7\n")
+    assert report.artifacts == []
+
+
 # --- how it ends
 
 

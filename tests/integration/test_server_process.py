@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import sqlite3
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -150,3 +151,31 @@ def test_inputs_that_never_come_fail_the_execution_and_are_named(
         assert found["status"] == "failed"
         assert found["error_code"] == "inputs_missing"
         assert "a.csv, b.csv" in found["execution_error"]
+
+
+@pytest.mark.parametrize("command", [[], ["migrate"], ["keys"]])
+@pytest.mark.parametrize("content", [b"garbage", b"SQLite format 3\0" + b"garbage" * 1000])
+def test_a_file_that_is_no_database_is_named_with_the_way_out(
+    tmp_path: Path, command: list[str], content: bytes
+) -> None:
+    (tmp_path / "rgrid.sqlite").write_bytes(content)
+    options = [] if command else ["--port", "0"]
+    done = serve(*command, *options, "--data-dir", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert str(tmp_path / "rgrid.sqlite") in done.stderr
+    assert "rgrid server restore" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "rgrid.sqlite").read_bytes() == content
+
+
+def test_a_new_data_directory_is_its_owners_only_and_one_that_is_there_is_left_as_it_is(
+    tmp_path: Path,
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    given.chmod(0o755)
+    for directory, mode in ((tmp_path / "new", 0o700), (given, 0o755)):
+        assert serve("migrate", "--data-dir", str(directory)).returncode == 0
+        assert stat.S_IMODE(directory.stat().st_mode) == mode
+        assert stat.S_IMODE((directory / "rgrid.sqlite").stat().st_mode) == 0o600
+    assert not [path for path in given.iterdir() if path.stat().st_mode & 0o077]

@@ -71,11 +71,16 @@ def test_sockets_that_stall_hold_a_page_of_a_log_and_lose_none_of_it(server: Liv
     execution_id = api.run(PRINTS)["execution_id"]
     process = psutil.Process(server.pid)
     before_bytes = process.memory_info().rss
-    place = f"{server.api.replace('http', 'ws', 1)}/ws/executions/{execution_id}/logs?token={server.api_key}"
+    place = f"{server.api.replace('http', 'ws', 1)}/ws/executions/{execution_id}/logs"
 
     async def follow() -> None:
         # a queue of one message: what is not taken is not read from the socket
-        sockets = [await websockets.connect(place, max_queue=1, ping_interval=None) for _ in range(10)]
+        sockets = [
+            await websockets.connect(
+                place, max_queue=1, ping_interval=None, additional_headers=server.headers
+            )
+            for _ in range(10)
+        ]
         first = [json.loads(await socket.recv()) for socket in sockets]
         whole = await asyncio.to_thread(_printed, api, execution_id)
         grown_bytes = process.memory_info().rss - before_bytes
@@ -152,7 +157,7 @@ def test_a_draining_server_ends_followers_with_a_hint_when_to_come_again(tmp_pat
         place = f"{server.api.replace('http', 'ws', 1)}/ws{path.removesuffix('?follow=true')}"
 
         async def follow() -> int | None:
-            async with websockets.connect(f"{place}?token={server.api_key}") as socket:
+            async with websockets.connect(place, additional_headers=server.headers) as socket:
                 answer = await asyncio.to_thread(api.get, path, headers=STREAM, stream=True)
                 assert await asyncio.to_thread(server.stop) == 0
                 assert "retry: 1000" in answer.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -123,8 +124,6 @@ def other(api: Api, server: LiveServer) -> Callable[[], Api]:
     """Makes a second tenant."""
 
     def make() -> Api:
-        import uuid
-
         tenant_id = api.post("/admin/tenants", {"name": uuid.uuid4().hex}).json()["tenant_id"]
         issued = api.post("/admin/keys", {"tenant_id": tenant_id, "scopes": ["submit", "read"]}).json()
         return Api(server.api, issued["key"])
@@ -216,3 +215,69 @@ def read_socket(tenant: Api, server: LiveServer, execution_id: str) -> list[dict
     header = {"Authorization": str(tenant.session.headers["Authorization"])}
     with connect(address, additional_headers=header) as socket:
         return [json.loads(message) for message in socket]
+
+
+@pytest.fixture
+def tenants_admin(api: Api, server: LiveServer) -> Api:
+    """An administrator of a tenant of its own."""
+    tenant_id = api.post("/admin/tenants", {"name": uuid.uuid4().hex}).json()["tenant_id"]
+    return Api(
+        server.api, api.post("/admin/keys", {"tenant_id": tenant_id, "scopes": ["admin"]}).json()["key"]
+    )
+
+
+def test_an_administrator_of_a_tenant_manages_its_keys_and_limits(
+    tenants_admin: Api, server: LiveServer
+) -> None:
+    own = tenants_admin.get("/whoami").json()["tenant_id"]
+    issued = tenants_admin.post("/admin/keys", {"scopes": ["read"]}).json()
+    assert issued["tenant_id"] == own
+    assert {key["tenant_id"] for key in tenants_admin.get("/admin/keys").json()} == {own}
+    fresh = tenants_admin.post(f"/admin/keys/{issued['key_id']}/rotate", {"overlap_seconds": 0}).json()
+    assert Api(server.api, fresh["key"]).get("/whoami").json()["tenant_id"] == own
+    assert tenants_admin.call("DELETE", f"/admin/keys/{fresh['key_id']}").status_code == 200
+    assert [tenant["tenant_id"] for tenant in tenants_admin.get("/admin/tenants").json()] == [own]
+    limited = tenants_admin.call("PATCH", f"/admin/tenants/{own}", json={"max_running": 3})
+    assert limited.json() == {"tenant_id": own, "max_running": 3}
+
+
+def test_to_an_administrator_of_a_tenant_the_others_are_not_there(api: Api, tenants_admin: Api) -> None:
+    operators = api.get("/whoami").json()["tenant_id"]
+    key = api.post("/admin/keys", {"scopes": ["read"]}).json()
+    for method, path, body in (
+        ("POST", "/admin/keys", {"tenant_id": operators, "scopes": ["read"]}),
+        ("POST", "/admin/keys", {"tenant_id": "tenant_nothing", "scopes": ["read"]}),
+        ("GET", f"/admin/keys?tenant_id={operators}", None),
+        ("POST", f"/admin/keys/{key['key_id']}/rotate", {"overlap_seconds": 0}),
+        ("DELETE", f"/admin/keys/{key['key_id']}", None),
+        ("PATCH", f"/admin/tenants/{operators}", {"max_running": 0}),
+    ):
+        assert tenants_admin.call(method, path, json=body).status_code == 404, (method, path)
+    (listed,) = [one for one in api.get("/admin/keys").json() if one["key_id"] == key["key_id"]]
+    assert (listed["revoked_at"], listed["expires_at"]) == (None, None)
+
+
+def test_only_the_operator_makes_tenants_and_runner_keys_and_sees_the_server(
+    api: Api, tenants_admin: Api
+) -> None:
+    own = tenants_admin.get("/whoami").json()["tenant_id"]
+    of_runner = api.post("/admin/keys", {"tenant_id": own, "scopes": ["runner"]}).json()
+    for method, path, body in (
+        ("POST", "/admin/tenants", {"name": uuid.uuid4().hex}),
+        ("POST", "/admin/keys", {"scopes": ["runner"]}),
+        ("POST", "/admin/keys", {"scopes": ["read", "runner"]}),
+        ("POST", f"/admin/keys/{of_runner['key_id']}/rotate", {"overlap_seconds": 60}),
+        ("GET", "/admin/runners", None),
+        ("GET", "/metrics", None),
+    ):
+        answer = tenants_admin.call(method, path, json=body)
+        assert answer.status_code == 403, (method, path)
+        assert answer.json()["detail"]["error"] == "operator_only"
+    assert api.get("/admin/runners").status_code == 200
+
+
+def test_limits_say_what_the_runners_that_are_here_have(api: Api, tenant: Api) -> None:
+    runners = api.get("/admin/runners").json()
+    limits = tenant.get("/limits").json()
+    assert limits["max_cpus"] == max(runner["slots"] for runner in runners)
+    assert limits["max_memory_mib"] == max(runner["memory_mib"] for runner in runners)

@@ -67,7 +67,8 @@ async def breakdown(
     """By day, dag, task, run, owner, batch, runtime, metadata.NAME; commas for several, ``filter[dag]=x``."""
     dimensions = list(dict.fromkeys(part.strip() for part in group_by.split(",") if part.strip()))
     if not dimensions:
-        raise Invalid([Problem(("group_by",), "group_by is empty; name day, dag, task, run, owner or batch")])
+        message = "group_by is empty; name day, dag, task, run, owner or batch"
+        raise Invalid([Problem(("group_by",), message, part="query")])
     filters = {
         name[len(_FILTER) : -1]: value
         for name, value in request.query_params.multi_items()
@@ -105,6 +106,12 @@ async def get_limit(request: Request, who: Who) -> Response:
 async def set_limit(request: Request, body: LimitBody, who: Who) -> Response:
     """From then on work is refused with 402 once the month's spend has reached it."""
     limit_micros = euros_to_micros(body.monthly_limit_euros)
+    if body.monthly_limit_euros > 0 and limit_micros == 0:
+        message = (
+            f"{body.monthly_limit_euros} is less than a millionth of a euro, the least that is counted; "
+            "0 lets nothing run, DELETE removes the limit"
+        )
+        raise Invalid([Problem(("monthly_limit_euros",), message)])
     await services(request).costs.set_limit(who.tenant_id, limit_micros)
     return Json(
         {

@@ -10,6 +10,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from rgrid_server.api.json import Json
 from rgrid_server.blobs.base import BlobError
@@ -21,6 +22,7 @@ from rgrid_server.store.database import StorageError, StorageFull, Unstorable
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = "5"
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class ApiError(HTTPException):
@@ -49,9 +51,22 @@ async def answer_to(request: Request, error: Exception) -> Response:
     raise error
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    return Json({"detail": error.detail}, error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # the framework names those of the first route with this path only
+        headers["Allow"] = ", ".join(_methods_of(request))
+    return Json({"detail": error.detail}, error.status_code, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    asked = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**asked, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:
@@ -154,6 +169,6 @@ def _answer(status: int, code: str, message: str, **facts: object) -> Response:
 
 def _in_fastapis_form(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return [
-        {"type": problem.code, "loc": ["body", *problem.location], "msg": problem.message}
+        {"type": problem.code, "loc": [problem.part, *problem.location], "msg": problem.message}
         for problem in problems
     ]

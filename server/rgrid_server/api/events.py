@@ -13,7 +13,7 @@ from rgrid_server.api import views
 from rgrid_server.api.executions import Wait
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.services import services
-from rgrid_server.api.sse import KEEP_ALIVE_SECONDS, RETRY, STREAM_HEADERS, last_event_id
+from rgrid_server.api.sse import KEEP_ALIVE_SECONDS, MAX_POSITION, RETRY, STREAM_HEADERS, last_event_id
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.errors import Gone
 from rgrid_server.scheduler.feed import PAGE_EVENTS, Event, Feed
@@ -25,7 +25,6 @@ MAX_EVENTS_A_PAGE = 1000
 MAX_METADATA_BYTES = 1024
 """Metadata longer than this stands in the execution only."""
 
-MAX_POSITION = 2**63 - 1
 Position = Annotated[int, Query(ge=0, le=MAX_POSITION, description="the position that was read last")]
 
 

@@ -16,6 +16,7 @@ from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import Body, LookupBody, SubmitBody
 from rgrid_server.api.services import services
+from rgrid_server.api.sse import MAX_POSITION
 from rgrid_server.api.submissions import execution_submission
 from rgrid_server.api.traces import submitting
 from rgrid_server.api.urls import download_url, upload_url
@@ -31,8 +32,6 @@ router.tags = ["executions"]
 
 MAX_WAIT_SECONDS = 60
 MAX_LIMIT = 500
-MAX_POSITION = 2**63 - 1
-"""A position in a list, a log or a feed is a number that every database keeps."""
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for the end")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 _METADATA_FILTER = re.compile(r"^metadata\[(.+)\]$", re.DOTALL)
@@ -183,6 +182,7 @@ def read_cursor(cursor: str) -> int:
     except (ValueError, binascii.Error, UnicodeEncodeError):
         position = None
     if position is None or abs(position) > MAX_POSITION:
-        problem = Problem(("cursor",), f"{cursor[:80]!r} is not a cursor; take it from X-Next-Cursor")
+        message = f"{cursor[:80]!r} is not a cursor; take it from X-Next-Cursor"
+        problem = Problem(("cursor",), message, part="query")
         raise Invalid([problem])
     return position

@@ -181,7 +181,8 @@ def bytes_answer(stored: StoredBytes, content_type: str) -> Response:
 def check_hash(sha256: str) -> None:
     """Refuse what is not a SHA-256."""
     if not is_sha256(sha256):
-        raise Invalid([Problem(("sha256",), f"{sha256[:80]!r} is not a SHA-256 in lower-case hex")])
+        message = f"{sha256[:80]!r} is not a SHA-256 in lower-case hex"
+        raise Invalid([Problem(("sha256",), message, part="path")])
 
 
 def _check_input_hash(input_hash: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -12,16 +13,26 @@ from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocketDisconnect
 
 from rgrid_server.api import views
-from rgrid_server.api.errors import ApiError
+from rgrid_server.api.errors import RETRY_AFTER_SECONDS, ApiError
 from rgrid_server.api.executions import Wait
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, authenticate, check_scope, guarded_router, needs
 from rgrid_server.api.services import Services, services
-from rgrid_server.api.sse import KEEP_ALIVE_SECONDS, RETRY, STREAM_HEADERS, last_event_id
+from rgrid_server.api.sse import (
+    KEEP_ALIVE_SECONDS,
+    MAX_POSITION,
+    RETRY,
+    STREAM_HEADERS,
+    last_event_id,
+    read_position,
+)
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.attempts import LogEntry, Stream
 from rgrid_server.errors import NotFound
 from rgrid_server.scheduler.logs import LogPage
+from rgrid_server.store.database import StorageError
+
+log = logging.getLogger(__name__)
 
 router = guarded_router()
 router.tags = ["logs"]
@@ -31,10 +42,12 @@ KEY_PROTOCOL = "rgrid.key."
 STREAM_ENTRIES = 4_000
 """A stream holds so many entries of a log at a time, however slowly its reader takes them."""
 
+NORMAL_CLOSURE = 1000
+INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 """RFC 6455's registry of close codes: the server restarts, connect again."""
 
-After = Annotated[int, Query(ge=0, description="the number of the last entry that is known")]
+After = Annotated[int, Query(ge=0, le=MAX_POSITION, description="the number of the last entry that is known")]
 
 
 @router.get("/executions/{execution_id}/logs", summary="Read or follow a log")
@@ -84,19 +97,27 @@ async def follow_logs(websocket: WebSocket, execution_id: str) -> None:
     found = services(websocket)
     offered = websocket.scope.get("subprotocols", [])
     protocol = next((name for name in offered if name.startswith(KEY_PROTOCOL)), None)
-    key = protocol.removeprefix(KEY_PROTOCOL) if protocol else websocket.query_params.get("token")
+    key = protocol.removeprefix(KEY_PROTOCOL) if protocol else None
     try:
         principal = await authenticate(websocket, key)
         check_scope(principal, Scope.READ)
     except ApiError as error:
         await websocket.send_denial_response(Json({"detail": error.detail}, error.status_code, error.headers))
         return
+    except StorageError as error:
+        # looking the key up needs the database, which may be away
+        detail = {"error": "storage_unavailable", "message": str(error)}
+        await websocket.send_denial_response(
+            Json({"detail": detail}, 503, {"Retry-After": RETRY_AFTER_SECONDS})
+        )
+        return
     await websocket.accept(subprotocol=protocol)
     cursor = websocket.query_params.get("cursor") or "0"
-    if not (cursor.isascii() and cursor.isdigit()):
+    after = read_position(cursor)
+    if after is None:
         await _refuse(websocket, f"the cursor {cursor[:40]!r} is not a sequence number")
         return
-    sending = asyncio.create_task(_send_log(websocket, found, principal.tenant_id, execution_id, int(cursor)))
+    sending = asyncio.create_task(_send_log(websocket, found, principal.tenant_id, execution_id, after))
     leaving = asyncio.create_task(_until_left(websocket))
     try:
         await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,6 +150,12 @@ async def _send_log(
         await _refuse(websocket, str(error))
     except WebSocketDisconnect:
         return
+    except StorageError as error:
+        await _refuse(websocket, f"{error}; resume with cursor", SERVICE_RESTART)
+    except Exception:
+        log.exception("the log of %s could not be sent", execution_id)
+        message = "the server failed to read the log; its own log has the cause, resume with cursor"
+        await _refuse(websocket, message, INTERNAL_ERROR)
 
 
 async def _until_left(websocket: WebSocket) -> None:
@@ -136,9 +163,13 @@ async def _until_left(websocket: WebSocket) -> None:
         continue
 
 
-async def _refuse(websocket: WebSocket, message: str) -> None:
-    await _send(websocket, {"type": "error", "message": message})
-    await websocket.close(reason=message[:100])
+async def _refuse(websocket: WebSocket, message: str, code: int = NORMAL_CLOSURE) -> None:
+    try:
+        await _send(websocket, {"type": "error", "message": message})
+        await websocket.close(code, message[:100])
+    except (WebSocketDisconnect, RuntimeError):
+        # it has left, or was closed already: there is nobody to tell
+        return
 
 
 async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:

@@ -17,15 +17,19 @@ from rgrid_server.api.services import services
 from rgrid_server.domain.apikeys import Scope as KeyScope
 from rgrid_server.domain.apikeys import opens
 from rgrid_server.store.tenants import Principal
+from rgrid_server.tenancy import DEFAULT_TENANT, is_operator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def needs(scope: KeyScope, *, max_body_bytes: int = MAX_BODY_BYTES) -> Callable[[F], F]:
-    """Mark an endpoint with the scope that its key must have."""
+def needs(
+    scope: KeyScope, *, of_operator: bool = False, max_body_bytes: int = MAX_BODY_BYTES
+) -> Callable[[F], F]:
+    """Mark an endpoint with the scope that its key must have, and whether it must be the operator's."""
 
     def mark(endpoint: F) -> F:
         endpoint.needed_scope = scope  # type: ignore[attr-defined]
+        endpoint.of_operator = of_operator  # type: ignore[attr-defined]
         endpoint.max_body_bytes = max_body_bytes  # type: ignore[attr-defined]
         return endpoint
 
@@ -45,6 +49,8 @@ class GuardedRoute(APIRoute):
             if scope is not None:
                 principal = await authenticate(request)
                 check_scope(principal, scope)
+                if getattr(self.endpoint, "of_operator", False):
+                    check_operator(principal)
                 request.state.principal = principal
             limited = JsonRequest(request.scope, request.receive)
             limited.max_body_bytes = max_body_bytes
@@ -92,6 +98,21 @@ def check_scope(principal: Principal, scope: KeyScope) -> None:
             403,
             "scope_missing",
             f"this key lacks the scope {scope.value!r}; ask an administrator for one that has it",
+        )
+
+
+def check_operator(principal: Principal) -> None:
+    """Let a key pass that is the operator's: of the tenant that is there from the first start on.
+
+    Raises:
+        ApiError: 403, it is another tenant's.
+    """
+    if not is_operator(principal):
+        raise ApiError(
+            403,
+            "operator_only",
+            f"this key administers the tenant {principal.tenant_name!r} only; "
+            f"ask the server's operator, whose keys are of the tenant {DEFAULT_TENANT!r}",
         )
 
 

@@ -11,6 +11,10 @@ from typing_extensions import TypedDict
 from rgrid_server.domain.retries import CAUSES
 
 Text = Annotated[str, Field(strict=True)]
+MAX_SECONDS = 100 * 366 * 86_400
+"""A hundred years: longer than that nothing here is promised."""
+Number = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+"""A number that every database keeps."""
 
 
 class Body(BaseModel):
@@ -104,7 +108,7 @@ class BatchBody(Body):
 
     template: SubmitTemplate
     items: list[BatchItemFields] = Field(default_factory=list)
-    parallelism: int | None = None
+    parallelism: Number | None = None
     priority: int | None = None
     run_key: Text | None = None
     user_metadata: dict[str, Any] = Field(default_factory=dict)
@@ -116,7 +120,10 @@ class ItemsBody(Body):
 
     items: list[BatchItemFields]
     first_index: int | None = Field(
-        None, ge=0, description="the index that the first one is to get, which makes appending safe to repeat"
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="the index that the first one is to get, which makes appending safe to repeat",
     )
 
 
@@ -177,20 +184,20 @@ class KeyBody(Body):
     tenant_id: Text | None = None
     scopes: list[Text] = Field(default_factory=lambda: ["submit", "read"])
     name: Text = ""
-    expires_in_seconds: int | None = Field(None, ge=1)
+    expires_in_seconds: int | None = Field(None, ge=1, le=MAX_SECONDS)
 
 
 class RotateBody(Body):
     """How long the old key stays beside the new one."""
 
-    overlap_seconds: int = Field(3600, ge=0)
+    overlap_seconds: int = Field(3600, ge=0, le=MAX_SECONDS)
 
 
 class AttemptRef(Body):
     """An attempt by its number."""
 
     execution_id: str
-    attempt: int
+    attempt: Number
 
 
 class RegisterBody(Body):
@@ -198,7 +205,7 @@ class RegisterBody(Body):
 
     runner_id: str = Field(min_length=1, max_length=200)
     hostname: str
-    slots: int = Field(ge=0)
+    slots: int = Field(ge=0, le=2**31 - 1)
     memory_mib: int | None = Field(None, ge=0, le=2**31 - 1)
     runtimes: list[dict[str, str]]
     sandbox: str
@@ -210,9 +217,9 @@ class ClaimBody(Body):
     """A runner's offer."""
 
     runner_id: str
-    free_cpus_milli: int
+    free_cpus_milli: Number
     free_slots: int = Field(ge=0, le=10_000)
-    free_memory_mib: int | None = None
+    free_memory_mib: Number | None = None
     incarnation: str = ""
     wait_ms: int = Field(ge=0, le=60_000)
     known: list[AttemptRef] | None = None
@@ -230,9 +237,9 @@ class ChunkBody(Body):
     """A log chunk of an attempt."""
 
     execution_id: str
-    attempt: int
+    attempt: Number
     token: str
-    first_sequence: int = Field(ge=1)
+    first_sequence: int = Field(ge=1, le=2**62)
     entries: list[tuple[int, int, str, int]]
 
 

@@ -7,6 +7,8 @@ from starlette.requests import HTTPConnection
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Invalid
 
+MAX_POSITION = 2**63 - 1
+"""A position in a list, a log or a feed is a number that every database keeps."""
 KEEP_ALIVE_SECONDS = 15.0
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """No store keeps a stream, and no proxy gathers it."""
@@ -24,7 +26,16 @@ def last_event_id(connection: HTTPConnection) -> int | None:
     given = connection.headers.get("last-event-id", "").strip()
     if not given:
         return None
-    if not (given.isascii() and given.isdigit() and len(given) < 20):
+    position = read_position(given)
+    if position is None:
         message = f"{given[:80]!r} is not an id of this stream; give the last one that came, or none"
-        raise Invalid([Problem(("Last-Event-ID",), message, code="position_unknown")])
-    return int(given)
+        raise Invalid([Problem(("Last-Event-ID",), message, code="position_unknown", part="header")])
+    return position
+
+
+def read_position(text: str) -> int | None:
+    """A position in a log or a feed, None where the text is none."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        return None
+    position = int(text)
+    return position if position <= MAX_POSITION else None

@@ -43,6 +43,17 @@ async def execution_submission(
                 for name in twice
             ]
         )
+    both = sorted(body.inputs.keys() & set(body.input_files))
+    if both:
+        raise Invalid(
+            [
+                Problem(
+                    ("input_files",),
+                    f"the name {name!r} stands in inputs and in input_files; leave it out of one of them",
+                )
+                for name in both
+            ]
+        )
     for name in body.input_files:
         inputs.setdefault(name, None)
     return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,9 @@ from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.services import services
 from rgrid_server.domain.apikeys import Scope
+from rgrid_server.domain.submission import Limits
 from rgrid_server.scheduler.executions import DEFAULT_RUNTIME
+from rgrid_server.store.database import Row
 
 open_routes = APIRouter(tags=["system"])
 router = guarded_router()
@@ -24,12 +27,14 @@ metrics_routes = guarded_router()
 metrics_routes.tags = ["system"]
 
 
+@open_routes.head("/", include_in_schema=False)
 @open_routes.get("/", summary="What this is")
 async def root() -> Response:
     """The API's name and version."""
     return Json({"message": "RGrid API", "version": __version__})
 
 
+@open_routes.head("/health", include_in_schema=False)
 @open_routes.get("/health", summary="Whether it is well")
 async def health(request: Request) -> Response:
     """Answers once the database can be read."""
@@ -60,9 +65,9 @@ async def ready(request: Request) -> Response:
 
 
 @metrics_routes.get("/metrics", summary="Prometheus metrics")
-@needs(Scope.ADMIN)
+@needs(Scope.ADMIN, of_operator=True)
 async def metrics(request: Request) -> Response:
-    """All tenants' together, so an administrator's key is asked for; without one on the port for metrics."""
+    """All tenants' together, so a key of the operator's is asked for; without one on the port for metrics."""
     content, content_type = await services(request).scrape.render(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})
 
@@ -98,14 +103,13 @@ async def runtimes(request: Request) -> Response:
 @router.get("/limits", summary="What may be asked for")
 @needs(Scope.READ)
 async def limits(request: Request, who: Who) -> Response:
-    """The upper ends of what a submission may ask for, and what carries it."""
+    """The upper ends of what a submission may ask for, as far as a runner that is here can give it."""
     found = services(request).executions.limits
     runners = await services(request).executions.present_runners()
     return Json(
         {
             "max_timeout_seconds": found.max_timeout_seconds,
-            "max_cpus": found.max_cpus_milli / 1000,
-            "max_memory_mib": found.max_memory_mib,
+            **_largest(found, runners),
             "max_script_bytes": found.max_script_bytes,
             "max_blob_bytes": found.max_blob_bytes,
             "max_batch_items": found.max_batch_items,
@@ -115,3 +119,20 @@ async def limits(request: Request, who: Who) -> Response:
             "sandboxes": sorted({runner["sandbox"] for runner in runners}),
         }
     )
+
+
+def _largest(limits: Limits, runners: Sequence[Row]) -> dict[str, float | int]:
+    """The most vCPUs and memory that any runner has; what is asked for beyond it one carries alone."""
+    cpus_milli = max((runner["slots"] * 1000 for runner in runners), default=limits.max_cpus_milli)
+    # a runner that does not count its memory has as much as may be asked for
+    memory_mib = max(
+        (
+            limits.max_memory_mib if runner["memory_mib"] is None else runner["memory_mib"]
+            for runner in runners
+        ),
+        default=limits.max_memory_mib,
+    )
+    return {
+        "max_cpus": min(cpus_milli, limits.max_cpus_milli) / 1000,
+        "max_memory_mib": min(memory_mib, limits.max_memory_mib),
+    }

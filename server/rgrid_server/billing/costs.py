@@ -81,8 +81,8 @@ class Costs:
         if unknown:
             raise Invalid(
                 [
-                    Problem(
-                        ("group_by",),
+                    _in_query(
+                        "group_by",
                         f"{unknown[0][:80]!r} is nothing to cut by; there is "
                         f"{', '.join(_USAGE_COLUMNS)} and metadata.NAME",
                     )
@@ -201,10 +201,10 @@ def find_period(since: str | None, until: str | None, days: int | None) -> tuple
     else:
         count = DEFAULT_DAYS if days is None else days
         if not 1 <= count <= MAX_DAYS:
-            raise Invalid([Problem(("days",), f"days is {count}; it must be from 1 to {MAX_DAYS}")])
+            raise Invalid([_in_query("days", f"days is {count}; it must be from 1 to {MAX_DAYS}")])
         first = last - timedelta(days=count - 1)
     if first > last:
-        raise Invalid([Problem(("since",), f"the first day {first} is after the last {last}")])
+        raise Invalid([_in_query("since", f"the first day {first} is after the last {last}")])
     return first, last
 
 
@@ -212,7 +212,11 @@ def _day(name: str, text: str) -> date:
     try:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
     except ValueError:
-        raise Invalid([Problem((name,), f"{text[:40]!r} is not a day; write it as YYYY-MM-DD")]) from None
+        raise Invalid([_in_query(name, f"{text[:40]!r} is not a day; write it as YYYY-MM-DD")]) from None
+
+
+def _in_query(name: str, message: str) -> Problem:
+    return Problem((name,), message, part="query")
 
 
 def _ordered(sums: list[_Sum], *, newest_first: bool) -> list[_Sum]:

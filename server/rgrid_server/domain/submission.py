@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.filenames import why_not_a_name
@@ -43,6 +43,8 @@ class Problem:
     message: str
     code: str = "invalid"
     too_large: bool = False
+    part: Literal["body", "query", "path", "header"] = "body"
+    """Of the request, in which it stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ class Feed:
                             f"the position {after} is in the future; the feed has come to {latest}, leave "
                             "'after' out to begin there",
                             code="position_unknown",
+                            part="query",
                         )
                     ]
                 )

@@ -71,6 +71,7 @@ class Results:
                     ("after",),
                     f"the position {after} is in the future; take it from a result of this batch",
                     code="position_unknown",
+                    part="query",
                 )
                 raise Invalid([problem])
             if after >= forgotten:

@@ -57,5 +57,9 @@ class StorageFull(StorageError):
     """No room is left where the data stand."""
 
 
+class StorageDamaged(StorageError):
+    """What stands there is no database, or not a whole one."""
+
+
 class StorageUnavailable(StorageError):
     """The database does not answer now; it may do so soon."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import select
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rgrid_server.store.database import CommitListener, StorageFull, StorageUnavailable, Unstorable
+from rgrid_server.store.witness import Session, Witness, is_readable
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class CommitLost(Exception):
     """The connection broke while a commit was under way: only the database knows what became of it."""
 
     transaction_id: str
+    witness: Session
     result: Any
 
 
@@ -106,7 +107,7 @@ def postgres_engine(url: URL, connections: int = DEFAULT_CONNECTIONS) -> Engine:
     @event.listens_for(engine, "checkout")
     def check(connection: psycopg.Connection[Any], _record: object, _proxy: object) -> None:
         # a connection that nobody uses has nothing to say unless it has ended: cheaper than asking it
-        if connection.closed or _is_readable(connection.fileno()):
+        if connection.closed or is_readable(connection.fileno()):
             raise InvalidatePoolError()
 
     return engine
@@ -142,6 +143,7 @@ class PostgresDatabase:
         on_commit: CommitListener | None = None,
     ) -> None:
         self._engine = postgres_engine(url, connections)
+        self._witness = Witness(connect_arguments(url))
         self._where = shown(url)
         self._is_away = False
         self._on_commit = on_commit
@@ -178,6 +180,7 @@ class PostgresDatabase:
         self._closed = True
         for threads in (self._writers, self._readers, self._scanners):
             await asyncio.to_thread(threads.shutdown)
+        self._witness.close()
         self._engine.dispose()
 
     async def _until_it_is_done(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
@@ -189,7 +192,7 @@ class PostgresDatabase:
             try:
                 found = await loop.run_in_executor(threads, work)
             except CommitLost as lost:
-                if await self._was_committed(threads, lost.transaction_id):
+                if await self._was_committed(threads, lost):
                     committed: T = lost.result
                     return committed
             except Exception as error:
@@ -198,7 +201,7 @@ class PostgresDatabase:
                 self._is_away = False
                 return found
 
-    async def _was_committed(self, threads: ThreadPoolExecutor, transaction_id: str) -> bool:
+    async def _was_committed(self, threads: ThreadPoolExecutor, lost: CommitLost) -> bool:
         """What became of a transaction whose commit was not answered.
 
         Raises:
@@ -208,7 +211,9 @@ class PostgresDatabase:
         patience = _Patience(loop.time() + 2 * PATIENCE_SECONDS, is_in_doubt=True)
         while True:
             try:
-                return await loop.run_in_executor(threads, self._fate_of, transaction_id)
+                return await loop.run_in_executor(threads, self._fate_of, lost)
+            except StorageUnavailable:
+                raise
             except Exception as error:
                 await self._pause(patience, error)
 
@@ -251,6 +256,7 @@ class PostgresDatabase:
     def _write(self, operation: Callable[[Connection], T]) -> T:
         with self._connected() as connection:
             driver = _driver_of(connection)
+            witness = self._witness.session()
             transaction_id = _begin(driver)
             try:
                 result = operation(connection)
@@ -262,12 +268,13 @@ class PostgresDatabase:
             except psycopg.Error as error:
                 if trouble_of(error) is not Trouble.AWAY:
                     raise
-                raise CommitLost(transaction_id, result) from error
+                raise CommitLost(transaction_id, witness, result) from error
             if done.statusmessage != "COMMIT":
                 raise RuntimeError(f"the transaction was not committed but ended with {done.statusmessage}")
             return result
 
-    def _fate_of(self, transaction_id: str) -> bool:
+    def _fate_of(self, lost: CommitLost) -> bool:
+        transaction_id = lost.transaction_id
         with self._connected() as connection:
             driver = _driver_of(connection)
             # its session may not have noticed that nobody is there any more, and has not heard of the commit
@@ -279,6 +286,9 @@ class PostgresDatabase:
             status = found[0] if found is not None else None
             if status not in {"committed", "aborted"}:
                 raise _Undecided(f"transaction {transaction_id} is {status}")
+            if status == "committed" and not self._witness.vouches_since(lost.witness):
+                # after a crash it may be another transaction of the same id that was
+                raise StorageUnavailable(_IN_DOUBT)
             return bool(status == "committed")
 
 
@@ -378,9 +388,3 @@ def _driver_of(connection: Connection) -> psycopg.Connection[Any]:
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     return driver
-
-
-def _is_readable(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from rgrid_server.store.database import CommitListener, StorageFull
+from rgrid_server.store.database import CommitListener, StorageDamaged, StorageFull
 from rgrid_server.store.reserve import Reserve
 
 T = TypeVar("T")
@@ -76,7 +76,8 @@ class _Waiting:
 def sqlite_engine(path: Path) -> Engine:
     """An engine for a database file, set up as RGrid uses SQLite.
 
-    Its connections raise :class:`StorageFull` when they are made and there is no room for that.
+    Its connections raise :class:`StorageFull` when they are made and there is no room for that, and
+    :class:`StorageDamaged` where the file is no database.
     """
     engine = create_engine(
         f"sqlite:///{path}",
@@ -103,7 +104,9 @@ def sqlite_engine(path: Path) -> Engine:
         ):
             try:
                 connection.execute(f"PRAGMA {pragma}")
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
+                if is_damage(error):
+                    raise damaged(path, error) from error
                 # even to be opened the database needs a little room
                 raise _translated(error) from error
 
@@ -245,6 +248,20 @@ class SqliteDatabase:
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         return driver
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether an error says that a file is no database, or not a whole one."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+
+
+def damaged(path: Path, error: BaseException) -> StorageDamaged:
+    """What to say of a damaged file."""
+    return StorageDamaged(
+        f"{path} cannot be read as a database ({error}); bring a backup into an empty directory with "
+        "`rgrid server restore BACKUP --data-dir DIR`, or move the file away to begin with nothing"
+    )
 
 
 def _translated(error: Exception) -> Exception:

@@ -143,9 +143,14 @@ def list_keys(connection: Connection, tenant_id: str | None = None) -> Sequence[
     return all_rows(connection, query.order_by(api_keys.c.created_at_ms, api_keys.c.key_id))
 
 
-def update_key(connection: Connection, key_id: str, **values: int | None) -> Row | None:
-    """Set ``revoked_at_ms`` or ``expires_at_ms`` of a key; None when there is no such key."""
-    changed = connection.execute(update(api_keys).where(api_keys.c.key_id == key_id).values(values))
+def update_key(
+    connection: Connection, key_id: str, tenant_id: str | None = None, **values: int | None
+) -> Row | None:
+    """Set ``revoked_at_ms`` or ``expires_at_ms`` of a key; None when there is none such (of the tenant)."""
+    key = update(api_keys).where(api_keys.c.key_id == key_id)
+    if tenant_id is not None:
+        key = key.where(api_keys.c.tenant_id == tenant_id)
+    changed = connection.execute(key.values(values))
     if changed.rowcount == 0:
         return None
     return first_row(connection, select(api_keys).where(api_keys.c.key_id == key_id))
