@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,7 +14,11 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 
-from rgrid_server.storage import DATABASE_FILE
+from rgrid_server.clock import now_ms
+from rgrid_server.config import Settings
+from rgrid_server.domain.retention import DAY_MS
+from rgrid_server.scheduler.retention import Retention
+from rgrid_server.storage import DATABASE_FILE, open_blobs, open_database
 from rgrid_server.store.postgres import postgres_engine
 from rgrid_server.store.sqlite import sqlite_engine
 from tests.faults import tally
@@ -200,6 +205,7 @@ class Grid:
         load.join()
         self._wait_for_empty_workspaces()
         self.stop()
+        asyncio.run(self._remove_orphans())
         engine = (
             sqlite_engine(self.server.data_dir / DATABASE_FILE)
             if self._database_url is None
@@ -222,6 +228,16 @@ class Grid:
         told = "\n".join(str(violation) for violation in violations)
         assert not violations, f"seed {self._seed}, in {self.directory}:\n{told}"
         return history, truth
+
+    async def _remove_orphans(self) -> None:
+        """What a server does a day later with files of uploads that were whole when it was killed."""
+        settings = Settings(data_dir=self.server.data_dir, database_url=self._database_url)
+        database = open_database(settings)
+        try:
+            later = Retention(database, open_blobs(settings), settings.retention, lambda: now_ms() + DAY_MS)
+            await later.remove_orphans()
+        finally:
+            await database.close()
 
     def _wait_for_empty_workspaces(self) -> None:
         """A runner removes a workspace after its report is taken."""
