@@ -29,7 +29,7 @@ from rgrid_server.runner.machine import offered_memory_mib
 from rgrid_server.runner.sandbox.base import Sandbox
 from rgrid_server.runner.sandbox.process import ProcessSandbox
 from rgrid_server.runner.sandbox.supervisor import become_subreaper
-from rgrid_server.runner.service import RunnerService
+from rgrid_server.runner.service import DRAIN_SECONDS, RunnerService
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,13 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument(
         "--sandbox", choices=["auto", "process", "bubblewrap", "docker"], default="auto", metavar="NAME"
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=DRAIN_SECONDS,
+        metavar="S",
+        help="so long scripts may run on after SIGTERM before they are handed back; a second one hurries",
     )
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
@@ -81,7 +88,7 @@ def main() -> int:
     # what a lost supervisor held becomes our child, and can be ended
     become_subreaper()
     try:
-        asyncio.run(_run(arguments.url, key, data_dir, arguments.slots, tracing))
+        asyncio.run(_run(arguments, key, data_dir, tracing))
     except Dismissed as error:
         log.warning("the server does not take this runner: %s", error)
         return NOT_ALLOWED
@@ -90,7 +97,9 @@ def main() -> int:
     return 0
 
 
-async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing) -> None:
+async def _run(arguments: argparse.Namespace, key: str, data_dir: Path, tracing: Tracing) -> None:
+    url: str = arguments.url
+    slots: int = arguments.slots
     incarnation = secrets.token_hex(8)
     hostname = socket.gethostname()
     home = data_dir / "runner"
@@ -127,6 +136,7 @@ async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing)
         slots,
         work,
         memory_mib=memory_mib,
+        drain_seconds=arguments.drain_seconds,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
