@@ -159,6 +159,10 @@ class LiveServer:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+        # asked twice, it does not let scripts run on
+        time.sleep(0.1)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self.runner_pid() == pid:
             time.sleep(0.02)

@@ -31,7 +31,7 @@ from rgrid_server.errors import Conflict
 from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
 from rgrid_server.scheduler.uploads import add_received
 from rgrid_server.storage import migrate, open_database
-from rgrid_server.store import batches, blobs, events, listing, queue, spend, tenants
+from rgrid_server.store import batches, blobs, events, listing, runners, spend, tenants
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store.tables import attempts
 from tests.contract.stores import Process, Store, blob, give, identities, work
@@ -669,7 +669,7 @@ def test_a_runner_that_registers_twice_at_once_is_one_runner(store: Store) -> No
     async def register(number: int) -> None:
         process = either(store, number)
         await process.database.write(
-            lambda c: queue.put_runner(
+            lambda c: runners.put_runner(
                 c,
                 {
                     "runner_id": "runner_twice",
@@ -686,7 +686,7 @@ def test_a_runner_that_registers_twice_at_once_is_one_runner(store: Store) -> No
         )
 
     store.together([register(number) for number in range(10)])
-    rows = [row for row in store.read(queue.list_runners) if row["runner_id"] == "runner_twice"]
+    rows = [row for row in store.read(runners.list_runners) if row["runner_id"] == "runner_twice"]
     assert len(rows) == 1
     assert rows[0]["incarnation"] == str(rows[0]["slots"])
 

@@ -132,10 +132,27 @@ async def list_runners(request: Request) -> Response:
                 "version": row["version"],
                 "registered_at": views.iso(row["registered_at_ms"]),
                 "seen_at": views.iso(row["seen_at_ms"]),
+                "drained_at": views.iso(row["drained_at_ms"]),
             }
             for row in rows
         ]
     )
+
+
+@router.post("/admin/runners/{runner_id}/drain", summary="Give a runner no more work")
+@needs(Scope.ADMIN, of_operator=True)
+async def drain_runner(request: Request, runner_id: str) -> Response:
+    """Until it is resumed, also over its restarts; what it carries goes on."""
+    await services(request).leases.set_drained(runner_id, is_drained=True)
+    return Json({"runner_id": runner_id, "drained": True})
+
+
+@router.post("/admin/runners/{runner_id}/resume", summary="Give a drained runner work again")
+@needs(Scope.ADMIN, of_operator=True)
+async def resume_runner(request: Request, runner_id: str) -> Response:
+    """At once."""
+    await services(request).leases.set_drained(runner_id, is_drained=False)
+    return Json({"runner_id": runner_id, "drained": False})
 
 
 def _own_tenant(who: Principal) -> str | None:

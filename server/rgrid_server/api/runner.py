@@ -20,6 +20,7 @@ from rgrid_server.api.schemas import (
     ClaimBody,
     HashesBody,
     RegisterBody,
+    ReleaseBody,
 )
 from rgrid_server.api.services import services
 from rgrid_server.clock import now_ms
@@ -84,9 +85,11 @@ async def heartbeat(request: Request, body: CarriedBody) -> Response:
 
 @router.post("/runner/release", summary="Hand attempts back")
 @needs(Scope.RUNNER)
-async def release(request: Request, body: CarriedBody) -> Response:
+async def release(request: Request, body: ReleaseBody) -> Response:
     """They are queued again, at no cost."""
-    await services(request).leases.release(body.runner_id, _ids(body.attempts), body.incarnation)
+    await services(request).leases.release(
+        body.runner_id, _ids(body.attempts), body.incarnation, is_end=body.ends
+    )
     return Json({})
 
 

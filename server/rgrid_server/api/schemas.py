@@ -233,6 +233,12 @@ class CarriedBody(Body):
     attempts: list[AttemptRef]
 
 
+class ReleaseBody(CarriedBody):
+    """Attempts that a runner hands back; all that it has, when it ends."""
+
+    ends: bool = False
+
+
 class ChunkBody(Body):
     """A log chunk of an attempt."""
 

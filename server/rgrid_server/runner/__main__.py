@@ -29,7 +29,7 @@ from rgrid_server.runner.machine import DEFAULT_MIN_FREE_BYTES, offered_memory_m
 from rgrid_server.runner.sandbox.base import Sandbox
 from rgrid_server.runner.sandbox.process import ProcessSandbox
 from rgrid_server.runner.sandbox.supervisor import become_subreaper
-from rgrid_server.runner.service import RunnerService
+from rgrid_server.runner.service import DRAIN_SECONDS, RunnerService
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,13 @@ def main() -> int:
         default=DEFAULT_MIN_FREE_BYTES,
         metavar="N",
         help="take nothing while the disk has less room, or a small one less than a 20th of it",
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=DRAIN_SECONDS,
+        metavar="S",
+        help="so long scripts may run on after SIGTERM before they are handed back; a second one hurries",
     )
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
@@ -88,7 +95,7 @@ def main() -> int:
     # what a lost supervisor held becomes our child, and can be ended
     become_subreaper()
     try:
-        asyncio.run(_run(arguments.url, key, data_dir, arguments.slots, tracing, arguments.min_free_bytes))
+        asyncio.run(_run(arguments, key, data_dir, tracing))
     except Dismissed as error:
         log.warning("the server does not take this runner: %s", error)
         return NOT_ALLOWED
@@ -97,7 +104,9 @@ def main() -> int:
     return 0
 
 
-async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing, min_free_bytes: int) -> None:
+async def _run(arguments: argparse.Namespace, key: str, data_dir: Path, tracing: Tracing) -> None:
+    url: str = arguments.url
+    slots: int = arguments.slots
     incarnation = secrets.token_hex(8)
     hostname = socket.gethostname()
     home = data_dir / "runner"
@@ -134,7 +143,8 @@ async def _run(url: str, key: str, data_dir: Path, slots: int, tracing: Tracing,
         slots,
         work,
         memory_mib=memory_mib,
-        min_free_bytes=min_free_bytes,
+        min_free_bytes=arguments.min_free_bytes,
+        drain_seconds=arguments.drain_seconds,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

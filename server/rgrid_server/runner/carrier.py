@@ -58,6 +58,11 @@ class Attempt:
         self._running: Running | None = None
         self._preparing: asyncio.Task[Any] | None = None
 
+    @property
+    def has_started(self) -> bool:
+        """Whether its script runs, or has ended already."""
+        return self._running is not None or not self.holds_slot
+
     def cancel(self) -> None:
         """End it: its script if it runs, else its preparation. One whose script has ended is reported so."""
         self.is_canceled = True

@@ -167,9 +167,9 @@ class Connection:
             [AttemptId(**item) for item in answer["lost"]],
         )
 
-    async def release(self, handed_back: Sequence[AttemptId]) -> None:
-        """Hand attempts back."""
-        await self._post("release", self._carried(handed_back))
+    async def release(self, handed_back: Sequence[AttemptId], *, ends: bool = False) -> None:
+        """Hand attempts back; with ``ends`` also those that were given and did not arrive here."""
+        await self._post("release", {**self._carried(handed_back), "ends": ends})
 
     async def send_logs(self, sent: Sequence[SentChunk]) -> list[str]:
         """Send log chunks; tried until the server answers.

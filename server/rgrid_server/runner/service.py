@@ -42,6 +42,8 @@ MAX_CARRIED_PER_SLOT = 4
 """An attempt whose script has ended holds no slot; so many at most wait for their outputs and reports."""
 FULL_WAIT_SECONDS = 0.25
 DISK_LOOK_SECONDS = 1.0
+DRAIN_SECONDS = 10.0
+"""So long a runner that is asked to end lets scripts run on; what then still runs is handed back."""
 REPORTING_GRACE_SECONDS = 3.0
 FORSAKEN_SECONDS = 600.0
 
@@ -61,12 +63,14 @@ class RunnerService:
         *,
         memory_mib: int | None = None,
         min_free_bytes: int = 0,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self._connection = connection
         self._carrier = carrier
         self._description = description
         self._slots = slots
         self._memory_mib = memory_mib
+        self._drain_seconds = drain_seconds
         self._work_directory = work_directory
         self._floor = DiskFloor(work_directory, min_free_bytes)
         self._is_disk_full = False
@@ -75,11 +79,14 @@ class RunnerService:
         self._finished: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._slot_free = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
         self._has_logs = asyncio.Event()
         self._sending_logs = asyncio.Lock()
 
     def stop(self) -> None:
-        """Take no more work, hand back what runs, and end."""
+        """Take no more work, let what runs come to its end for a while, and end; asked again, end at once."""
+        if self._stopping.is_set():
+            self._hurrying.set()
         self._stopping.set()
 
     async def run(self) -> None:
@@ -110,7 +117,7 @@ class RunnerService:
             for task in tasks:
                 if task.done():
                     task.result()
-            await self._hand_back(tasks[0])
+            await self._drain(tasks[0])
         finally:
             for one in (*tasks, stopping, registering):
                 one.cancel()
@@ -203,6 +210,8 @@ class RunnerService:
             log.info("%s attempt %d is another's now", assignment.execution_id, assignment.attempt)
             self._known.discard(assignment.id)
         except Dismissed:
+            # nothing that still runs could be reported
+            self._hurrying.set()
             self.stop()
         except Exception:
             # it stays known, so that it is not carried twice; its lease runs out
@@ -370,25 +379,44 @@ class RunnerService:
         if attempt is not None:
             act(attempt)
 
-    async def _hand_back(self, claiming: asyncio.Task[None]) -> None:
-        """End what runs and hand it back; what has ended already is reported first, if that can be."""
+    async def _drain(self, claiming: asyncio.Task[None]) -> None:
+        """Hand back what has not started, let what runs come to its end for a while, hand back the rest."""
         claiming.cancel()
         await asyncio.gather(claiming, return_exceptions=True)
-        reporting = []
-        handed_back = []
-        for one, attempt in list(self._carried.items()):
+        not_started = [one for one, attempt in self._carried.items() if not attempt.has_started]
+        for one in not_started:
+            self._each(one, Attempt.drop)
+        if not_started:
+            # at once: another runner may have room
+            await self._release(not_started)
+        await self._until_carried(self._drain_seconds, unless=self._hurrying)
+        for attempt in list(self._carried.values()):
             if attempt.holds_slot:
-                handed_back.append(one)
                 attempt.drop()
-            elif attempt.task is not None:
-                reporting.append(attempt.task)
-        if reporting:
-            await asyncio.wait(reporting, timeout=REPORTING_GRACE_SECONDS)
-        handed_back += [one for one in self._carried if one not in handed_back]
+        # what has ended is reported rather than run again, if that can be
+        await self._until_carried(REPORTING_GRACE_SECONDS)
+        left = list(self._known)
         await self._end_attempts()
-        if handed_back:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._connection.release(handed_back), REPORTING_GRACE_SECONDS)
+        # with all that was given in an answer that nobody hears any more
+        await self._release(left, ends=True)
+
+    async def _until_carried(self, seconds: float, unless: asyncio.Event | None = None) -> None:
+        """Wait until everything that was not dropped is carried to its end, so long at most."""
+        tasks = [item.task for item in self._carried.values() if item.task and not item.is_dropped]
+        if not tasks:
+            return
+        # the waiting may be broken off, what is waited for goes on
+        ends = asyncio.create_task(asyncio.wait(tasks))
+        hurried = asyncio.create_task((unless or asyncio.Event()).wait())
+        try:
+            await asyncio.wait({ends, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ends.cancel()
+            hurried.cancel()
+
+    async def _release(self, handed_back: list[AttemptId], *, ends: bool = False) -> None:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._connection.release(handed_back, ends=ends), REPORTING_GRACE_SECONDS)
 
     async def _end_attempts(self) -> None:
         carried = list(self._carried.values())
@@ -401,6 +429,7 @@ class RunnerService:
         is_useless = not self._carried and self._connection.seconds_unanswered > FORSAKEN_SECONDS
         if is_useless or not self._work_directory.exists():
             log.warning("the server is gone; this runner ends")
+            self._hurrying.set()
             self.stop()
 
     def _look_at_disk(self) -> None:

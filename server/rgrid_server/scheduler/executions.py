@@ -40,7 +40,7 @@ from rgrid_server.scheduler.wakeups import (
 from rgrid_server.store import batches as batch_store
 from rgrid_server.store import blobs as blob_store
 from rgrid_server.store import executions as store
-from rgrid_server.store import listing, queue
+from rgrid_server.store import listing, queue, runners
 from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import NewExecution, Transition
 
@@ -203,7 +203,7 @@ class Executions:
     async def present_runners(self) -> Sequence[Row]:
         """Runners that were heard of lately."""
         since = now_ms() - RUNNER_SEEN_WITHIN_MS
-        return await self._database.read(lambda c: queue.list_runners(c, since))
+        return await self._database.read(lambda c: runners.list_runners(c, since))
 
     async def choose_runtime(self, asked: str | None) -> str:
         """The runtime to run with: the one asked for, else the default, else the newest there is.

@@ -19,14 +19,15 @@ from rgrid_server.domain.choosing import Candidate, Choice, Chooser
 from rgrid_server.domain.execution import Refused
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
+from rgrid_server.errors import NotFound
 from rgrid_server.scheduler.choosing import Places, StoredQueue
 from rgrid_server.scheduler.observer import AttemptBegin, AttemptEnd, Observer, attempt_begin, attempt_end
-from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, undelivered
+from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, takes_work, undelivered
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, room_topic, runner_topic, tenant_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
-from rgrid_server.store import logs, queue
+from rgrid_server.store import logs, queue, runners
 from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import Transition
 
@@ -92,7 +93,7 @@ class Leases:
         def put(connection: Connection) -> list[Transition | None]:
             ends.clear()
             now = now_ms()
-            queue.put_runner(connection, {**runner, "registered_at_ms": now, "seen_at_ms": now})
+            runners.put_runner(connection, {**runner, "registered_at_ms": now, "seen_at_ms": now})
             lost = queue.open_attempts(connection, runner_id=runner_id, other_incarnation=incarnation)
             store.lock_executions(connection, [row["execution_id"] for row in lost])
             return [self._lose(connection, row, now, ends) for row in lost]
@@ -147,7 +148,7 @@ class Leases:
 
         def beat(connection: Connection) -> tuple[list[AttemptId], list[AttemptId]]:
             now = now_ms()
-            check_life(queue.touch_runner(connection, runner_id, now), runner_id, incarnation)
+            check_life(runners.touch_runner(connection, runner_id, now), runner_id, incarnation)
             held = _held(connection, runner_id, incarnation)
             for item in carried:
                 if item in held:
@@ -157,15 +158,26 @@ class Leases:
 
         return await self._database.write(beat)
 
-    async def release(self, runner_id: str, handed_back: Sequence[AttemptId], incarnation: str = "") -> None:
-        """Queue attempts again that a runner will not finish."""
+    async def release(
+        self,
+        runner_id: str,
+        handed_back: Sequence[AttemptId],
+        incarnation: str = "",
+        *,
+        is_end: bool = False,
+    ) -> None:
+        """Queue attempts again that a runner will not finish.
+
+        With ``is_end`` it is the runner's last word: what it was given and has not heard of goes back too.
+        """
 
         def give_back(connection: Connection) -> list[Transition | None]:
             now = now_ms()
-            store.lock_executions(connection, [item.execution_id for item in handed_back])
+            wanted = set(handed_back) | (_held(connection, runner_id, incarnation) if is_end else set())
+            store.lock_executions(connection, [item.execution_id for item in wanted])
             held = _held(connection, runner_id, incarnation)
             done: list[Transition | None] = []
-            for item in handed_back:
+            for item in sorted(wanted, key=lambda one: one.execution_id):
                 if item in held:
                     queue.forget_attempt(connection, item.execution_id, item.attempt)
                     done.append(
@@ -180,13 +192,24 @@ class Leases:
 
         self._wake(await self._database.write(give_back))
 
+    async def set_drained(self, runner_id: str, is_drained: bool) -> None:
+        """Give a runner no more work, or give it work again; what it carries goes on.
+
+        Raises:
+            NotFound: there is none such.
+        """
+        drained_at_ms = now_ms() if is_drained else None
+        if not await self._database.write(lambda c: runners.set_drained(c, runner_id, drained_at_ms)):
+            raise NotFound("Runner")
+        self._wakeups.wake([WORK])
+
     def look_again(self) -> None:
         """Let whoever waits for work look again: limits have changed."""
         self._wakeups.wake([WORK])
 
     async def runners(self) -> Sequence[Row]:
         """Every runner that ever registered."""
-        return await self._database.read(queue.list_runners)
+        return await self._database.read(runners.list_runners)
 
     async def any_open(self) -> bool:
         """Whether any attempt is being carried."""
@@ -227,10 +250,10 @@ class Leases:
         now = now_ms()
 
         def look(connection: Connection) -> bool:
-            check_life(
-                queue.get_runner(connection, request.runner_id), request.runner_id, request.incarnation
+            runner = check_life(
+                runners.get_runner(connection, request.runner_id), request.runner_id, request.incarnation
             )
-            if request.free_slots > 0 and not self.draining:
+            if takes_work(runner, request) and not self.draining:
                 carried = queue.open_attempts(connection, runner_id=request.runner_id)
                 next_ready = queue.next_ready_at_ms(connection)
                 is_due = next_ready is not None and next_ready <= now
@@ -268,10 +291,10 @@ class Leases:
     def _claim(self, connection: Connection, request: ClaimRequest, made: list[Choice]) -> Claimed:
         now = now_ms()
         runner = check_life(
-            queue.touch_runner(connection, request.runner_id, now), request.runner_id, request.incarnation
+            runners.touch_runner(connection, request.runner_id, now), request.runner_id, request.incarnation
         )
         cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
-        if self.draining or request.free_slots <= 0:
+        if self.draining or not takes_work(runner, request):
             return Claimed([], {}, cancel, drain=self.draining)
         carried = queue.open_attempts(connection, runner_id=request.runner_id)
         if lost := undelivered(carried, request)[: request.free_slots]:

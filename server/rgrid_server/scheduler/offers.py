@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from rgrid_server.domain.attempts import Assignment, AttemptId
 from rgrid_server.domain.choosing import Capacity, Room
 from rgrid_server.errors import Conflict, Superseded
-from rgrid_server.store import queue
+from rgrid_server.store import runners
 from rgrid_server.store.database import Row
 
 SEEN_WITHIN_MS = 60_000
@@ -48,6 +48,11 @@ def check_life(runner: Row | None, runner_id: str, incarnation: str) -> Row:
     return runner
 
 
+def takes_work(runner: Row, request: ClaimRequest) -> bool:
+    """Whether a runner may be given something: it has a free slot, and nobody wants it to be drained."""
+    return request.free_slots > 0 and runner["drained_at_ms"] is None
+
+
 def room_of(
     connection: Connection,
     request: ClaimRequest,
@@ -59,7 +64,7 @@ def room_of(
 ) -> Room:
     """What a runner offers, but for what it is handed over again."""
     memory_mib = request.free_memory_mib
-    others = queue.list_runners(connection, now - SEEN_WITHIN_MS)
+    others = runners.list_runners(connection, now - SEEN_WITHIN_MS)
     return Room(
         runner_id=request.runner_id,
         slots=request.free_slots - len(delivered),

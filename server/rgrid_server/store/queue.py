@@ -1,4 +1,4 @@
-"""What is ready to run and who has it: claims, leases, and the runners themselves."""
+"""What is ready to run and who has it: claims and leases."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ClauseElement
 
 from rgrid_server.domain.fairshare import Flow
 from rgrid_server.store.database import Row
-from rgrid_server.store.prepared import Prepared, Upsert, all_rows
-from rgrid_server.store.tables import attempts, executions, runners, specifications
+from rgrid_server.store.prepared import Prepared, all_rows
+from rgrid_server.store.tables import attempts, executions, specifications
 
 IS_READY = and_(
     # as the index has it, to the letter
@@ -188,26 +187,6 @@ _CANCELED = Prepared(
 _SPECIFICATION = Prepared(
     select(specifications).where(specifications.c.specification_id == bindparam("specification_id"))
 )
-_TOUCH = Prepared(
-    update(runners).where(runners.c.runner_id == bindparam("touched_id")), ["touched_id", "seen_at_ms"]
-)
-_RUNNER_COLUMNS = [column.name for column in runners.c]
-
-
-def _putting_runner(insert: Upsert) -> ClauseElement:
-    putting = insert(runners)
-    return putting.on_conflict_do_update(
-        index_elements=["runner_id"],
-        set_={name: putting.excluded[name] for name in _RUNNER_COLUMNS if name != "runner_id"},
-    )
-
-
-_PUT_RUNNER = Prepared(_putting_runner, _RUNNER_COLUMNS)
-_RUNNER = Prepared(select(runners).where(runners.c.runner_id == bindparam("runner_id")))
-_RUNNERS = Prepared(
-    select(runners).where(runners.c.seen_at_ms >= bindparam("seen_since_ms")).order_by(runners.c.runner_id)
-)
-
 LEAST_RANK = -(10**9)
 MAX_MADE_READY = 500
 
@@ -377,24 +356,3 @@ def get_specifications(connection: Connection, ids: Sequence[str]) -> Sequence[R
     """Specifications by their ids."""
     found = (_SPECIFICATION.first(connection, specification_id=one) for one in ids)
     return [row for row in found if row is not None]
-
-
-def put_runner(connection: Connection, values: dict[str, Any]) -> None:
-    """Write what a runner says of itself, in place of what it said before."""
-    _PUT_RUNNER.run(connection, **{"memory_mib": None, **values})
-
-
-def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> Row | None:
-    """Note that a runner was heard of; None when it never registered."""
-    _TOUCH.run(connection, touched_id=runner_id, seen_at_ms=now_ms)
-    return _RUNNER.first(connection, runner_id=runner_id)
-
-
-def get_runner(connection: Connection, runner_id: str) -> Row | None:
-    """What a runner said of itself; None when it never registered."""
-    return _RUNNER.first(connection, runner_id=runner_id)
-
-
-def list_runners(connection: Connection, seen_since_ms: int = 0) -> Sequence[Row]:
-    """Runners that were heard of since a time."""
-    return _RUNNERS.all(connection, seen_since_ms=seen_since_ms)

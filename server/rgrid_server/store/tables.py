@@ -275,6 +275,8 @@ runners = Table(
     Column("version", String, nullable=False),
     Column("registered_at_ms", BigInteger, nullable=False),
     Column("seen_at_ms", BigInteger, nullable=False),
+    # since when an administrator wants it to be given no more work
+    Column("drained_at_ms", BigInteger),
 )
 
 blobs = Table(

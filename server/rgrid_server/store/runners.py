@@ -1,0 +1,64 @@
+"""The runners: what each says of itself, when it was heard of, and whether it is to be given work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ClauseElement
+
+from rgrid_server.store.database import Row
+from rgrid_server.store.prepared import Prepared, Upsert
+from rgrid_server.store.tables import runners
+
+# whether it is drained is not the runner's to say
+_SAID = [column.name for column in runners.c if column.name != "drained_at_ms"]
+
+
+def _putting(insert: Upsert) -> ClauseElement:
+    putting = insert(runners)
+    return putting.on_conflict_do_update(
+        index_elements=["runner_id"],
+        set_={name: putting.excluded[name] for name in _SAID if name != "runner_id"},
+    )
+
+
+_PUT = Prepared(_putting, _SAID)
+_TOUCH = Prepared(
+    update(runners).where(runners.c.runner_id == bindparam("touched_id")), ["touched_id", "seen_at_ms"]
+)
+_RUNNER = Prepared(select(runners).where(runners.c.runner_id == bindparam("runner_id")))
+_RUNNERS = Prepared(
+    select(runners).where(runners.c.seen_at_ms >= bindparam("seen_since_ms")).order_by(runners.c.runner_id)
+)
+
+
+def put_runner(connection: Connection, values: dict[str, Any]) -> None:
+    """Write what a runner says of itself, in place of what it said before; a drained one stays so."""
+    _PUT.run(connection, **{"memory_mib": None, **values})
+
+
+def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> Row | None:
+    """Note that a runner was heard of; None when it never registered."""
+    _TOUCH.run(connection, touched_id=runner_id, seen_at_ms=now_ms)
+    return _RUNNER.first(connection, runner_id=runner_id)
+
+
+def get_runner(connection: Connection, runner_id: str) -> Row | None:
+    """What a runner said of itself; None when it never registered."""
+    return _RUNNER.first(connection, runner_id=runner_id)
+
+
+def list_runners(connection: Connection, seen_since_ms: int = 0) -> Sequence[Row]:
+    """Runners that were heard of since a time."""
+    return _RUNNERS.all(connection, seen_since_ms=seen_since_ms)
+
+
+def set_drained(connection: Connection, runner_id: str, drained_at_ms: int | None) -> bool:
+    """Note since when a runner is to be given no work; returns whether there is such a runner."""
+    changed = connection.execute(
+        update(runners).where(runners.c.runner_id == runner_id).values(drained_at_ms=drained_at_ms)
+    )
+    return changed.rowcount > 0
