@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,12 @@ def test_of_two_runners_under_one_name_only_the_later_one_is_given_anything(serv
     assert next(one for one in ids if one != carried["execution_id"]) in [
         one["execution_id"] for one in given
     ]
+
+
+def test_a_runner_that_asks_in_vain_is_known_to_be_here(server: LiveServer) -> None:
+    runner = Runner(server)
+    with sqlite3.connect(server.data_dir / "rgrid.sqlite", timeout=30) as database:
+        database.execute("UPDATE runners SET seen_at_ms = seen_at_ms - 3600000")
+    assert runner.claim(known=[]) == []
+    (listed,) = Api(server.api, server.api_key).get("/admin/runners").json()
+    assert listed["seen_at"] >= listed["registered_at"]

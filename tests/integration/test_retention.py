@@ -366,6 +366,34 @@ def test_events_go_with_the_data_and_the_feed_goes_on(play: Callable[..., None])
                 "SELECT min(sequence) FROM events WHERE sequence > ?", (last,)
             ).fetchone()
             assert lowest == last + 1
+        answer = await server.http.get("/events?after=0", headers=JSON)
+        assert error_of(answer) == (410, "position_expired")
+        start = answer.json()["detail"]["oldest_position"]
+        assert start == last - 1
+        page = await server.get(f"/events?after={start}", headers=JSON)
+        assert [item["status"] for item in page] == [
+            "completed",
+            "queued",
+            "running",
+            "completed",
+        ]
+
+    play(scenario)
+
+
+def test_a_batch_says_when_its_results_are_kept_no_more(play: Callable[..., None]) -> None:
+    async def scenario(server: Server) -> None:
+        body = {"template": {"script_content": "print(2)"}, "items": [{"args": ["1"]}, {"args": ["2"]}]}
+        batch = (await server.http.post("/batches", json=body)).json()["batch_id"]
+        for _ in range(2):
+            await server.end(await server.claim())
+        assert len((await server.http.get(f"/batches/{batch}/results")).text.splitlines()) == 2
+        await server.let_go_after(31)
+        await server.run()
+        await server.let_go_after(1)
+        answer = await server.http.get(f"/batches/{batch}/results")
+        assert error_of(answer) == (410, "results_expired")
+        assert (await server.get(f"/batches/{batch}"))["counts"]["completed"] == 2
 
     play(scenario)
 

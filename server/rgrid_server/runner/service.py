@@ -381,6 +381,7 @@ class RunnerService:
 
     async def _drain(self, claiming: asyncio.Task[None]) -> None:
         """Hand back what has not started, let what runs come to its end for a while, hand back the rest."""
+        log.info("this runner is to end; what it carries has %g s to come to its end", self._drain_seconds)
         claiming.cancel()
         await asyncio.gather(claiming, return_exceptions=True)
         not_started = [one for one, attempt in self._carried.items() if not attempt.has_started]

@@ -33,6 +33,8 @@ from rgrid_server.store.executions import Transition
 
 LEASE_MS = 30_000
 HEARTBEAT_MS = 10_000
+SEEN_AGAIN_MS = 15_000
+"""So old may what is known of a runner's presence be, when it asks for work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,9 @@ class Leases:
             runner = check_life(
                 runners.get_runner(connection, request.runner_id), request.runner_id, request.incarnation
             )
+            if now - runner["seen_at_ms"] > SEEN_AGAIN_MS:
+                # an idle runner is here too: a claim that finds nothing notes it
+                return True
             if takes_work(runner, request) and not self.draining:
                 carried = queue.open_attempts(connection, runner_id=request.runner_id)
                 next_ready = queue.next_ready_at_ms(connection)

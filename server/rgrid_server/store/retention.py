@@ -36,6 +36,7 @@ from rgrid_server.domain.execution import TERMINAL, Status
 from rgrid_server.store.database import Row
 from rgrid_server.store.events import visible_before
 from rgrid_server.store.prepared import all_rows, first_row
+from rgrid_server.store.results import set_forgotten_position
 from rgrid_server.store.tables import (
     artifacts,
     batches,
@@ -101,7 +102,8 @@ def ends_execution(event: Row) -> bool:
 def delete_events(connection: Connection, last: int, limit: int) -> int:
     """Remove up to so many events up to a position, oldest first; returns how many there were.
 
-    The newest one stays, so that positions go on above it also where the rows are copied to.
+    Whoever reads on from before them is told. The newest one stays, so that positions go on above it also
+    where the rows are copied to.
     """
     newest = select(func.max(events.c.sequence)).scalar_subquery()
     found = (
@@ -111,6 +113,8 @@ def delete_events(connection: Connection, last: int, limit: int) -> int:
         .limit(limit)
     )
     rows = [tuple(row) for row in connection.execute(found)]
+    if rows:
+        set_forgotten_position(connection, rows[-1][0])
     return _delete_keys(connection, events, (events.c.sequence,), rows)
 
 
