@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rgrid import models
+from rgrid.texts import check_texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,12 @@ class Call(Generic[T]):
 
 
 def submit_execution(body: Mapping[str, Any]) -> Call[models.Execution]:
-    """Submit; safe to repeat where the body has a ``run_key``."""
+    """Submit; safe to repeat where the body has a ``run_key``.
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: a text in it is none that can be sent.
+    """
+    check_texts(body)
     return Call(
         "POST", "/executions", _model(models.Execution), json=body, is_repeatable=bool(body.get("run_key"))
     )
@@ -219,7 +225,12 @@ def get_events(
 
 
 def submit_batch(body: Mapping[str, Any]) -> Call[models.Batch]:
-    """Submit a batch; safe to repeat where the body has a ``run_key``."""
+    """Submit a batch; safe to repeat where the body has a ``run_key``.
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: a text in it is none that can be sent.
+    """
+    check_texts(body)
     return Call("POST", "/batches", _model(models.Batch), json=body, is_repeatable=bool(body.get("run_key")))
 
 

@@ -12,7 +12,7 @@ RGridError
 │   ├── InvalidRequest           400, 422
 │   ├── RateLimited              429
 │   └── ServerError              5xx
-│       └── Unavailable          503: starting, draining, or out of room
+│       └── Unavailable          502, 503, 504: starting, draining, out of room, or behind a proxy and away
 ├── TransportError               no answer that can be used
 │   ├── ServerUnreachable        the connection was refused, or broke
 │   ├── TimedOut                 no answer in time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rgrid import exceptions
+from rgrid.texts import not_text
 
 FAILED = 1
 USAGE = 2
@@ -17,9 +18,18 @@ def exit_code_of(error: Exception) -> int | None:
         return USAGE
     if isinstance(error, exceptions.TransportError | exceptions.Unavailable):
         return UNREACHABLE
-    if isinstance(error, exceptions.ServerError) and error.status in {502, 504}:
-        # a proxy's word that the server behind it does not answer
-        return UNREACHABLE
     if isinstance(error, exceptions.Unauthorized | exceptions.Forbidden | exceptions.SpendingLimitExceeded):
         return NOT_ALLOWED
-    return FAILED if isinstance(error, exceptions.RGridError) else None
+    if isinstance(error, UnicodeEncodeError):
+        return USAGE
+    return FAILED if isinstance(error, exceptions.RGridError | OSError) else None
+
+
+def told_of(error: Exception) -> str:
+    """What is said of an error."""
+    if isinstance(error, UnicodeEncodeError):
+        return str(not_text(str(error.object), "an argument"))
+    if isinstance(error, OSError) and error.filename is None:
+        # files are named; what is not is where we print
+        return f"stdout cannot be written: {error.strerror}"
+    return str(error)

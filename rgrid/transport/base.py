@@ -27,7 +27,9 @@ _ERRORS: dict[int, type[exceptions.ApiError]] = {
     413: exceptions.TooLarge,
     422: exceptions.InvalidRequest,
     429: exceptions.RateLimited,
+    502: exceptions.Unavailable,
     503: exceptions.Unavailable,
+    504: exceptions.Unavailable,
 }
 
 
@@ -160,7 +162,7 @@ def is_signed(call: Call[Any]) -> bool:
     return call.path.startswith(("http://", "https://"))
 
 
-def read_answer(call: Call[T], answer: Answer) -> T:
+def read_answer(server: Server, call: Call[T], answer: Answer) -> T:
     """What an answer says, or the error that it is.
 
     Raises:
@@ -168,17 +170,19 @@ def read_answer(call: Call[T], answer: Answer) -> T:
         rgrid.exceptions.ResponseInvalid: the answer is not RGrid's.
     """
     if answer.status >= 300:
-        raise api_error(call, answer.status, answer.headers, answer.body)
+        raise api_error(server, call, answer.status, answer.headers, answer.body)
     try:
         return call.read(answer)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise exceptions.ResponseInvalid(
-            f"{call.method} {call.path.partition('?')[0]} was answered with {_shown(answer)}, which is not "
+            f"{base_url(server.url)} answered {_asked(call)} with {_shown(answer)}, which is not "
             "what RGrid answers; is RGRID_API_URL the address of an RGrid server?"
         ) from error
 
 
-def api_error(call: Call[Any], status: int, headers: Mapping[str, str], body: bytes) -> exceptions.RGridError:
+def api_error(
+    server: Server, call: Call[Any], status: int, headers: Mapping[str, str], body: bytes
+) -> exceptions.RGridError:
     """The error that an answer is."""
     answer = Answer(status, headers, body)
     try:
@@ -186,14 +190,10 @@ def api_error(call: Call[Any], status: int, headers: Mapping[str, str], body: by
     except (ValueError, KeyError, TypeError):
         if status not in RETRIED_STATUSES:
             return exceptions.ResponseInvalid(
-                f"{call.method} {call.path.partition('?')[0]} was answered with status {status} and "
+                f"{base_url(server.url)} answered {_asked(call)} with status {status} and "
                 f"{_shown(answer)}; is RGRID_API_URL the address of an RGrid server?"
             )
-        detail = (
-            f"{call.method} {call.path.partition('?')[0]} was answered with status {status} and "
-            f"{_shown(answer)}: the server, or a proxy before it, does not answer just now; try again, "
-            "or see whether RGRID_API_URL is right"
-        )
+        detail = _unexplained(server, call, status)
     code, message, facts = _explain(detail)
     kind = _ERRORS.get(status, exceptions.ServerError if status >= 500 else exceptions.ApiError)
     if code == "run_key_conflict":
@@ -216,9 +216,23 @@ def unreachable(server: Server, error: Exception, *, was_sent: bool) -> exceptio
 
 def timed_out(server: Server, call: Call[Any]) -> exceptions.TimedOut:
     """The error of an answer that did not come."""
-    what = f"{call.method} {call.path.partition('?')[0]}"
     return exceptions.TimedOut(
-        f"{base_url(server.url)} did not answer {what} within {server.timeout_for(call):g} s"
+        f"{base_url(server.url)} did not answer {_asked(call)} within {server.timeout_for(call):g} s"
+    )
+
+
+def _asked(call: Call[Any]) -> str:
+    return f"{call.method} {call.path.partition('?')[0]}"
+
+
+def _unexplained(server: Server, call: Call[Any], status: int) -> str:
+    """What a status means that comes without RGrid's words: a proxy before the server gave it."""
+    told = f"{base_url(server.url)} answered {_asked(call)} with status {status}"
+    if status == 429:
+        return f"{told}: too many requests; try again later"
+    return (
+        f"{told} and not in RGrid's words, as a proxy does whose server is away or too slow; try again "
+        "later, and look whether the server behind that address runs"
     )
 
 
@@ -227,15 +241,17 @@ def _explain(detail: Any) -> tuple[str, str, dict[str, Any]]:
         facts = {name: value for name, value in detail.items() if name not in {"error", "message"}}
         return str(detail.get("error", "")), str(detail.get("message", detail)), facts
     if isinstance(detail, list):
-        told = [f"{_place(item)}{item.get('msg', item)}" for item in detail if isinstance(item, dict)]
+        told = [_problem(item) for item in detail if isinstance(item, dict)]
         return "invalid", "; ".join(told), {"problems": detail}
     return "", str(detail), {}
 
 
-def _place(problem: Mapping[str, Any]) -> str:
-    """Where in a request a problem is; for what is no JSON at all it is a position, and no name."""
-    place = ".".join(str(part) for part in problem.get("loc", [])[1:])
-    return "" if problem.get("type") == "json_invalid" or not place else f"{place}: "
+def _problem(item: dict[str, Any]) -> str:
+    """One of FastAPI's problems in a line."""
+    if item.get("type") == "json_invalid":
+        # the place is no field's name but a number of characters
+        return f"the request is no JSON that the server can read ({item.get('msg', 'JSON decode error')})"
+    return f"{'.'.join(str(part) for part in item.get('loc', [])[1:])}: {item.get('msg', item)}"
 
 
 def _shown(answer: Answer) -> str:

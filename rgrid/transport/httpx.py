@@ -44,7 +44,7 @@ class HttpxTransport:
             try:
                 async with self._open(call) as response:
                     answer = Answer(response.status_code, _headers(response), await response.aread())
-                    return read_answer(call, answer)
+                    return read_answer(self._server, call, answer)
             except (exceptions.ApiError, exceptions.TransportError) as failure:
                 delay = self._retries.delay_after(attempt, call, failure)
                 if delay is None:
@@ -55,7 +55,9 @@ class HttpxTransport:
         """Send a call once; yields the body as it comes."""
         async with self._open(call) as response:
             if response.status_code >= 300:
-                raise api_error(call, response.status_code, _headers(response), await response.aread())
+                raise api_error(
+                    self._server, call, response.status_code, _headers(response), await response.aread()
+                )
             async for chunk in response.aiter_bytes():
                 yield chunk
 

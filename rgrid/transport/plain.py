@@ -47,7 +47,7 @@ class PlainTransport:
             return self._rest.send(call)
 
         def send_once() -> T:
-            return read_answer(call, self._read(call))
+            return read_answer(self._server, call, self._read(call))
 
         return send_repeatedly(call, self._retries, send_once)
 

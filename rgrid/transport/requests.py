@@ -44,7 +44,7 @@ class RequestsTransport:
         def send_once() -> T:
             with self._open(call) as response:
                 answer = Answer(response.status_code, _headers(response), response.content)
-                return read_answer(call, answer)
+                return read_answer(self._server, call, answer)
 
         return send_repeatedly(call, self._retries, send_once)
 
@@ -52,7 +52,9 @@ class RequestsTransport:
         """Send a call once; yields the body as it comes."""
         with self._open(call) as response:
             if response.status_code >= 300:
-                raise api_error(call, response.status_code, _headers(response), response.content)
+                raise api_error(
+                    self._server, call, response.status_code, _headers(response), response.content
+                )
             yield from response.iter_content(CHUNK_BYTES)
 
     def close(self) -> None:

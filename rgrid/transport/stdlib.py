@@ -45,7 +45,7 @@ class StdlibTransport:
         def send_once() -> T:
             with self._open(call) as response:
                 answer = Answer(response.status, _headers(response), self._body(response))
-                return read_answer(call, answer)
+                return read_answer(self._server, call, answer)
 
         return send_repeatedly(call, self._retries, send_once)
 
@@ -53,7 +53,7 @@ class StdlibTransport:
         """Send a call once; yields the body as it comes."""
         with self._open(call) as response:
             if response.status >= 300:
-                raise api_error(call, response.status, _headers(response), self._body(response))
+                raise api_error(self._server, call, response.status, _headers(response), self._body(response))
             while chunk := self._read(response, CHUNK_BYTES):
                 yield chunk
 
