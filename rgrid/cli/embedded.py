@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
 import importlib.util
 import json
 import os
@@ -20,16 +21,30 @@ from rgrid.exceptions import ConfigurationError, ServerUnreachable
 
 IDLE_SECONDS = 600
 START_SECONDS = 60.0
+MAX_HEALTH_BYTES = 64 * 1024
+HEALTHY = "ok"
 
 
 def data_dir() -> Path:
-    """Where its data stand."""
-    return Path.home() / ".rgrid" / "local"
+    """Where its data stand.
+
+    Raises:
+        rgrid.exceptions.ConfigurationError: this user has no home directory.
+    """
+    try:
+        return Path.home() / ".rgrid" / "local"
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"a server of your own keeps its data in your home directory, and there is none ({error}): "
+            "set HOME, or RGRID_API_URL to use another server"
+        ) from error
 
 
 def has_data() -> bool:
     """Whether it ever ran."""
-    return (data_dir() / "admin.key").exists()
+    directory = data_dir()
+    with _usable(directory):
+        return (directory / "admin.key").exists()
 
 
 def ensure() -> tuple[str, str]:
@@ -40,18 +55,57 @@ def ensure() -> tuple[str, str]:
         rgrid.exceptions.ServerUnreachable: it does not start; the message has the end of its log.
     """
     directory = data_dir()
-    try:
+    with _usable(directory):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _only_one(directory / "start.lock"):
-            url = _address(directory)
-            if url is None or not _is_well(directory, url):
-                url = _start(directory)
+            url = _running(directory) or _start(directory)
         return url, (directory / "admin.key").read_text().strip()
+
+
+@contextmanager
+def _usable(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigurationError(
-            f"no server is configured, and one of your own cannot stand in {directory} ({error.strerror}): "
-            "make it writable, set HOME to a directory that is, or set RGRID_API_URL"
+            f"a server of your own keeps its data in {directory}, which cannot be used: "
+            f"{error.filename or directory}: {error.strerror}; set HOME to a directory that can be "
+            "written, or RGRID_API_URL to use another server"
         ) from error
+
+
+def _running(directory: Path) -> str | None:
+    """The address of the server that holds the data directory, waited for while it starts or stops.
+
+    An address file alone says nothing: another program may have the port of a server that was killed.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while _is_held(directory / "server.lock"):
+        url = _address(directory)
+        if url is not None and _is_well(url):
+            return url
+        if time.monotonic() > deadline:
+            raise ServerUnreachable(
+                f"a server uses {directory} and does not answer at {url or 'any address'}; "
+                f"end it with `rgrid server stop --data-dir {directory}`",
+                was_sent=False,
+            )
+        time.sleep(0.05)
+    return None
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _start(directory: Path) -> str:
@@ -77,7 +131,7 @@ def _start(directory: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         url = _address(directory)
-        if url is not None and _is_well(directory, url):
+        if url is not None and _is_well(url):
             return url
         if process.poll() is not None:
             break
@@ -95,28 +149,16 @@ def _address(directory: Path) -> str | None:
         return None
 
 
-def _is_well(directory: Path, url: str) -> bool:
-    """Whether the directory's own server answers there, and not whoever got its port after it."""
-    if not _is_held(directory / "server.lock"):
-        return False
+def _is_well(url: str) -> bool:
+    """Whether RGrid answers there: the key goes nowhere else."""
     # a proxy has no business between this machine and itself
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/health", timeout=5) as answer:
-            return str(json.load(answer)["status"]).startswith("ok")
-    except (OSError, ValueError, KeyError, TypeError):
+            health = json.loads(answer.read(MAX_HEALTH_BYTES))
+    except (OSError, ValueError, http.client.HTTPException):
         return False
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+    return isinstance(health, dict) and str(health.get("status")).startswith(HEALTHY) and "version" in health
 
 
 @contextmanager
