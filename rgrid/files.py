@@ -55,22 +55,17 @@ def plan_inputs(args: Sequence[str], cwd: Path, script: Path | None = None) -> P
     """Take every argument that names an existing file for an input.
 
     A path that stays inside ``cwd`` keeps its relative name; any other is carried under its base name,
-    and the argument says so. The script itself is there already, and is not carried.
+    and the argument says so. The script itself is no input: it is there under its name in any case.
 
     Raises:
-        rgrid.exceptions.ConfigurationError: two different files would be carried under one name, or an
-            argument is no text.
+        rgrid.exceptions.ConfigurationError: two different files would be carried under one name.
     """
     files: dict[str, Path] = {}
     rewritten: list[str] = []
     for arg in args:
-        _check_text(arg)
         path = cwd / arg
         if not arg or not _is_file(path):
             rewritten.append(arg)
-            continue
-        if script is not None and path.samefile(script):
-            rewritten.append(script.name)
             continue
         name = carried_name(arg)
         other = files.get(name)
@@ -78,7 +73,8 @@ def plan_inputs(args: Sequence[str], cwd: Path, script: Path | None = None) -> P
             raise ConfigurationError(
                 f"{other} and {path} would both be carried as {name}; copy one to another name"
             )
-        files[name] = path
+        if script is None or name != script.name or not path.samefile(script):
+            files[name] = path
         rewritten.append(arg if PurePosixPath(os.path.normpath(arg)) == PurePosixPath(name) else name)
     return PlannedInputs(tuple(rewritten), files)
 
@@ -152,16 +148,28 @@ class AtomicFile:
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._part.open("wb")
         except OSError as error:
-            raise ConfigurationError(f"{self._target} cannot be written: {error.strerror}") from error
+            raise self._unwritable(error) from error
         return self
 
     def write(self, chunk: bytes) -> None:
-        """Add bytes."""
-        self._file.write(chunk)
+        """Add bytes.
+
+        Raises:
+            rgrid.exceptions.ConfigurationError: there is no room for them.
+        """
+        try:
+            self._file.write(chunk)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._digest.update(chunk)
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            self._part.unlink(missing_ok=True)
+            if kind is None:
+                raise self._unwritable(error) from error
         if kind is not None:
             self._part.unlink(missing_ok=True)
             return
@@ -175,16 +183,10 @@ class AtomicFile:
             self._part.replace(self._target)
         except OSError as error:
             self._part.unlink(missing_ok=True)
-            raise ConfigurationError(f"{self._target} cannot be written: {error.strerror}") from error
+            raise self._unwritable(error) from error
 
-
-def _check_text(arg: str) -> None:
-    try:
-        arg.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError(
-            f"the argument {arg!r} is not UTF-8, and cannot travel; rename the file, or encode the argument"
-        ) from None
+    def _unwritable(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(f"{self._target} cannot be written: {error.strerror}")
 
 
 def _is_file(path: Path) -> bool:

@@ -39,6 +39,7 @@ def plan(script: str | Path, args: tuple[object, ...], options: dict[str, Any]) 
         rgrid.exceptions.ConfigurationError: the script or a file cannot be read.
     """
     options = {"run_key": f"run-{uuid.uuid4().hex}", **options}
+    path: Path | None = None
     if isinstance(script, str) and "\n" in script:
         source = script
     else:
@@ -48,7 +49,7 @@ def plan(script: str | Path, args: tuple[object, ...], options: dict[str, Any]) 
         if "requirements" not in options:
             options["requirements"] = requirements_beside(path)
     planned = plan_inputs(
-        [os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg) for arg in args], Path()
+        [os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg) for arg in args], Path(), path
     )
     return Plan(source, planned.files, options | {"args": planned.args})
 

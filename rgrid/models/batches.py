@@ -103,7 +103,8 @@ class ResultFile(Model):
 class BatchResult(Model):
     """What came of one execution of a batch; ``position`` is where to resume behind it.
 
-    ``last_line`` is the last line of its stdout, None where it has none or more than is kept.
+    ``last_line`` is the last line of its stdout, None where it has none or more than is kept;
+    ``passed_over`` says which files were not taken for outputs, and why.
     """
 
     position: int
@@ -122,6 +123,7 @@ class BatchResult(Model):
     user_metadata: dict[str, Any] = field(default_factory=dict)
     last_line: str | None = None
     artifacts: list[ResultFile] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
     @property
     def succeeded(self) -> bool:

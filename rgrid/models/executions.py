@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rgrid.models.base import TERMINAL, Model
@@ -10,7 +11,7 @@ from rgrid.models.base import TERMINAL, Model
 
 @dataclass(frozen=True, slots=True)
 class Execution(Model):
-    """One run of one script. In lists only what lists show is set."""
+    """One run of one script. In lists only what lists show is set; ``received`` names those fields."""
 
     execution_id: str
     status: str
@@ -48,11 +49,23 @@ class Execution(Model):
     attached: bool = False
     acknowledged_at: str | None = None
     cancel_requested_at: str | None = None
+    received: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Execution:
+        """Read one from an answer's JSON."""
+        known = {f.name: wire[f.name] for f in fields(cls) if f.name in wire}
+        return cls(**known | {"received": tuple(known)})
 
     @property
     def is_terminal(self) -> bool:
         """Whether it has ended, one way or another."""
         return self.status in TERMINAL
+
+    @property
+    def passed_over(self) -> list[str]:
+        """The files that were not taken for outputs, each with why, such as a name that cannot be carried."""
+        return list(self.execution_metadata.get("passed_over", ()))
 
     @property
     def succeeded(self) -> bool:

@@ -177,6 +177,7 @@ def finished(position: int, row: Row, outputs: Sequence[Row]) -> dict[str, Any]:
             }
             for item in outputs
         ],
+        "passed_over": (row["execution_metadata"] or {}).get("passed_over", []),
     }
 
 

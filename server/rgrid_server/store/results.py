@@ -62,6 +62,7 @@ _FINISHED = (
     executions.c.duration_ms,
     executions.c.charge_nanos,
     executions.c.user_metadata,
+    executions.c.execution_metadata,
     executions.c.output_truncated,
     # a start before the first byte is the first byte, on every database
     func.substr(

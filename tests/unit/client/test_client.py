@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rgrid import config, exceptions
+from rgrid import calls, config, exceptions
 from rgrid.files import AtomicFile, plan_inputs, target_of
 from rgrid.models import Batch, CostGroup, Execution, LogEntry
 from rgrid.submissions import execution_body, read_script
@@ -165,3 +165,48 @@ def test_the_help_of_a_command_loads_no_client(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split("LOADED")[1].split())
     assert not loaded & {"http.client", "ssl", "rich", "requests", "httpx", "asyncio", "rgrid.client"}
+
+
+def test_the_script_itself_is_no_input_but_another_file_of_its_name_is(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for script in (tmp_path / "c.py", tmp_path / "sub" / "c.py"):
+        script.write_text(f"print({str(script)!r})")
+    planned = plan_inputs(["c.py", str(tmp_path / "c.py")], tmp_path, tmp_path / "c.py")
+    assert (planned.args, planned.files) == (("c.py", "c.py"), {})
+    other = plan_inputs(["c.py"], tmp_path, tmp_path / "sub" / "c.py")
+    assert set(other.files) == {"c.py"}
+
+
+def test_a_file_that_there_is_no_room_for_is_an_error_that_names_it(tmp_path: Path) -> None:
+    file = AtomicFile(tmp_path / "big", "", 0o644).__enter__()
+    file._file.close()
+    file._file = Path("/dev/full").open("wb")  # noqa: SIM115 - closed by AtomicFile
+    with pytest.raises(exceptions.ConfigurationError, match="big cannot be written: No space left"):
+        file.write(b"x" * 100_000)
+    file.__exit__(exceptions.ConfigurationError, None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"args": ["a", "b\udcff"]}, r"args\[1\]"),
+        ({"env_vars": {"A": "\udc80"}}, r"env_vars\.A"),
+        ({"items": [{"inputs": {"\udcff.csv": "00"}}]}, r"items\[0\]\.inputs"),
+    ],
+)
+def test_what_is_not_utf_8_is_refused_before_it_is_sent(body: dict[str, object], place: str) -> None:
+    for submit in (calls.submit_execution, calls.submit_batch):
+        with pytest.raises(exceptions.ConfigurationError, match=rf"{place}: '.*\\udc.*is not UTF-8"):
+            submit(body)
+
+
+def test_other_texts_than_ascii_are_sent() -> None:
+    body = {"args": ["caf\u00e9", "\U0001f600"], "cpus": 1.5}
+    assert calls.submit_execution(body).json == body
+
+
+def test_an_execution_knows_which_fields_it_received() -> None:
+    listed = Execution.from_wire({"execution_id": "e", "status": "completed", "news": 1})
+    assert listed.received == ("execution_id", "status")
+    assert listed == Execution("e", "completed"), "what is equal does not depend on it"
