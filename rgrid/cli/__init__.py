@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -85,18 +86,36 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_run(argv))
     # what a command loads is kept until it ends; looking for garbage in it takes 3 ms
     gc.disable()
+    _replace_closed_streams()
     code = _run(sys.argv[1:])
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            # none where it was closed before this began
-            if stream is not None:
-                stream.flush()
-    except BrokenPipeError:
-        code = BROKEN_PIPE
-    except OSError:
-        code = code or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = BROKEN_PIPE
+        except OSError:
+            # it was said where it happened, if anywhere it could be
+            code = code or 1
     # everything is written and closed; taking the interpreter apart would take another 8 ms
     os._exit(code)
+
+
+def _replace_closed_streams() -> None:
+    """Have a stream that was closed before we began (``>&-``) take everything and keep nothing.
+
+    Its descriptor is taken too: else the next socket or file would get it, and what is printed with it.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -105,7 +124,8 @@ def _run(argv: Sequence[str]) -> int:
     except click.exceptions.Abort:
         return 130
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except BrokenPipeError:
         # whoever read our output has left, as `| head` does
@@ -113,11 +133,13 @@ def _run(argv: Sequence[str]) -> int:
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else 0
     except Exception as error:
-        from rgrid.cli.failures import exit_code_of
+        from rgrid.cli.failures import exit_code_of, told_of
 
         known = exit_code_of(error)
         if known is None:
             raise
-        click.echo(f"rgrid: {error}", err=True)
+        from rgrid.cli.display import tell
+
+        tell(told_of(error))
         return known
     return code if isinstance(code, int) else 0

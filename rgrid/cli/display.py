@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,15 +18,27 @@ if TYPE_CHECKING:
     from rgrid.models import BatchResult
 
 
-def say(message: str, *, verbose: bool = False) -> None:
-    """RGrid's own words: on a terminal's stderr, or wherever it goes when they are asked for."""
-    if verbose or is_seen():
+def tell(message: str) -> None:
+    """RGrid's own words that are always said, on stderr; one that cannot be written ends nothing."""
+    with suppress(OSError):
         click.echo(f"rgrid: {message}", err=True)
 
 
-def is_seen() -> bool:
-    """Whether stderr is a terminal, and there at all."""
-    return sys.stderr is not None and sys.stderr.isatty()
+def say(message: str, *, verbose: bool = False) -> None:
+    """RGrid's own words: on a terminal's stderr, or wherever it goes when they are asked for."""
+    if verbose or sys.stderr.isatty():
+        tell(message)
+
+
+def tell_passed_over(notes: Sequence[str], *, of: str = "") -> None:
+    """Name every file that the script left and that was not taken for an output, and why.
+
+    Args:
+        notes: the file's name and why, each.
+        of: what to begin with where there are several scripts that left files.
+    """
+    for note in notes:
+        tell(f"{of}not taken: {note}")
 
 
 def print_json(document: Any) -> None:
@@ -36,6 +48,9 @@ def print_json(document: Any) -> None:
 
     if is_dataclass(document) and not isinstance(document, type):
         document = asdict(document)
+        # a list carries less than an execution has: what was not received is not made up
+        if received := document.pop("received", ()):
+            document = {name: document[name] for name in received}
     click.echo(json.dumps(document, ensure_ascii=False, default=_as_json))
 
 
@@ -62,38 +77,6 @@ def seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} s"
 
 
-class Outlet:
-    """A stream of this process for a script's bytes; one that is closed swallows them, as Python's does."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self.error: OSError | None = None
-        self._stream = stream
-
-    def write(self, data: bytes) -> None:
-        """Write them now; after a failure nothing more is written.
-
-        Raises:
-            BrokenPipeError: whoever reads has left.
-        """
-        if self._stream is None or self.error is not None:
-            return
-        try:
-            self._stream.buffer.write(data)
-            self._stream.buffer.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            self.error = error
-            self._forget_the_rest(self._stream)
-
-    @staticmethod
-    def _forget_the_rest(stream: TextIO) -> None:
-        # what is still in its buffer would fail again when the process ends
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, stream.fileno())
-        os.close(nothing)
-
-
 class Bar:
     """A progress bar for files: drawn on a terminal only; rich is loaded with the first one."""
 
@@ -104,7 +87,7 @@ class Bar:
 
     def on_start(self, total_bytes: int) -> None:
         """Draw it, where there is something to move and someone to see it."""
-        if total_bytes == 0 or not is_seen():
+        if total_bytes == 0 or not sys.stderr.isatty():
             return
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -136,7 +119,7 @@ class BatchBar:
 
     def __init__(self, total: int, *, lines: bool) -> None:
         self._total = total
-        self._lines = lines and not is_seen()
+        self._lines = lines and not sys.stderr.isatty()
         self._progress: RichProgress | None = None
         self._task: TaskID | None = None
         self._ended = 0
@@ -144,7 +127,7 @@ class BatchBar:
         self._cost_micros = 0
 
     def __enter__(self) -> BatchBar:
-        if is_seen():
+        if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -169,7 +152,7 @@ class BatchBar:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._ended, description=told)
         elif self._lines:
-            click.echo(f"rgrid: {self._ended} of {self._total} ended, {told}", err=True)
+            tell(f"{self._ended} of {self._total} ended, {told}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

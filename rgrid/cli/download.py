@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rgrid.cli.connect import connect, is_batch_id, relative_to_cwd
-from rgrid.cli.display import Bar, print_table
+from rgrid.cli.display import Bar, print_table, tell_passed_over
 
 
 @click.command(help="Fetch the outputs of an execution, or of every execution of a batch.")
@@ -35,3 +35,5 @@ def command(identifier: str, output_dir: Path, list_only: bool, names: tuple[str
             return
         for path in client.download(identifier, output_dir, names=names or None, progress=Bar("downloading")):
             click.echo(relative_to_cwd(path))
+        if not names:
+            tell_passed_over(client.get(identifier).passed_over)

@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from rgrid.models import Execution
 
 WATCH_SECONDS = 2.0
-LISTED = (
-    "execution_id",
-    "status",
-    "created_at",
-    "started_at",
-    "completed_at",
-    "duration_seconds",
-    "exit_code",
-    "cost_micros",
-    "user_metadata",
-)
 STATUSES = ["queued", "running", "completed", "failed", "canceled"]
 
 
@@ -54,8 +43,7 @@ def _show(client: Client, limit: int, status: str | None, metadata: dict[str, st
     executions = client.list(limit, status, metadata)
     if as_json:
         for execution in executions:
-            # what lists do not carry is left out, not made up
-            print_json({name: getattr(execution, name) for name in LISTED})
+            print_json(execution)
         return
     print_table(["EXECUTION", "STATUS", "CREATED", "DURATION", "COST"], [_row(item) for item in executions])
 

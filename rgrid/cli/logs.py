@@ -22,11 +22,14 @@ def command(execution_id: str, follow_on: bool, stdout_only: bool, stderr_only: 
         raise click.UsageError("--stdout-only and --stderr-only leave nothing")
     stream = "stdout" if stdout_only else "stderr" if stderr_only else None
     from rgrid.cli.interrupts import Interrupts
-    from rgrid.cli.run_one import follow
+    from rgrid.cli.run_one import Streams, follow
 
+    streams = Streams()
     with connect() as client, Interrupts() as interrupts:
         try:
-            interrupts.during(lambda: follow(client, execution_id, stream=stream, follow_on=follow_on))
+            interrupts.during(
+                lambda: follow(client, execution_id, streams, stream=stream, follow_on=follow_on)
+            )
         except KeyboardInterrupt:
             return INTERRUPTED
-    return 0
+    return streams.exit_code()

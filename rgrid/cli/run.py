@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from rgrid.cli.connect import connect, parse_pairs
+from rgrid.cli.display import tell
 
 _HELP = """Run SCRIPT with ARGS on the grid.
 
@@ -61,6 +62,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
     if given["batch_glob"] is None and (given["flat"] or given["parallel"]):
         raise click.UsageError("--flat and --parallel belong to --batch")
     from rgrid.submissions import execution_body, read_requirements, read_script, requirements_beside
+    from rgrid.texts import check_texts
 
     source = read_script(script)
     requirements: Path | None = given["requirements"]
@@ -78,11 +80,13 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         retry_policy={"max_retries": given["retries"]} if given["retries"] else None,
     )
     key = given["key"] or f"cli-{uuid.uuid4().hex}"
+    # before anything is uploaded, and before a server is started
+    check_texts(body | {"args": args, "run_key": key, "batch": given["batch_glob"]})
     if given["verbose"]:
         from rgrid.tracing import trace_id
 
         if (trace := trace_id()) is not None:
-            click.echo(f"rgrid: trace {trace}", err=True)
+            tell(f"trace {trace}")
     if given["batch_glob"] is not None:
         from rgrid.cli.run_batch import BatchRun, run_batch
 
@@ -91,6 +95,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
                 client,
                 BatchRun(
                     template=body,
+                    script=script,
                     args=args,
                     glob=given["batch_glob"],
                     parallelism=given["parallel"],
@@ -109,8 +114,8 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         return run_one(
             client,
             SingleRun(
-                script=script,
                 body=body | {"run_key": key},
+                script=script,
                 args=args,
                 output_dir=given["output_dir"] or Path(),
                 is_remote_only=given["remote_only"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 
 import click
 
-from rgrid.cli.display import Bar, BatchBar, euros, print_json, say
+from rgrid.cli.display import Bar, BatchBar, euros, print_json, say, tell, tell_passed_over
 from rgrid.cli.failures import FAILED
 from rgrid.cli.interrupts import Interrupts
-from rgrid.cli.run_one import leave, leave_unanswered
+from rgrid.cli.run_one import Sending, leave
 from rgrid.client import Client
 from rgrid.exceptions import ConfigurationError
 from rgrid.files import carried_name, plan_inputs
@@ -28,6 +29,7 @@ class BatchRun:
     """What to run over which files, and what to do with what comes of it."""
 
     template: Mapping[str, Any]
+    script: Path
     args: tuple[str, ...]
     glob: str
     parallelism: int | None
@@ -51,16 +53,13 @@ class PlannedItem:
 
 def run_batch(client: Client, wanted: BatchRun) -> int:
     """Submit, watch, fetch; returns 0 when every file completed."""
+    items = plan_items(wanted.glob, wanted.args, Path(), wanted.script)
+    sending = Sending(wanted.run_key)
     with Interrupts() as interrupts:
-        return _run_batch(client, wanted, interrupts)
-
-
-def _run_batch(client: Client, wanted: BatchRun, interrupts: Interrupts) -> int:
-    items = plan_items(wanted.glob, wanted.args, Path())
-    try:
-        batch = interrupts.during(lambda: _submit(client, wanted, items))
-    except KeyboardInterrupt:
-        return leave_unanswered(wanted.run_key)
+        try:
+            batch = interrupts.during(lambda: _submit(client, wanted, items, sending))
+        except KeyboardInterrupt:
+            return sending.leave()
     if wanted.is_detached:
         if wanted.is_json:
             print_json(batch)
@@ -69,43 +68,50 @@ def _run_batch(client: Client, wanted: BatchRun, interrupts: Interrupts) -> int:
         return 0
     say(f"{batch.batch_id}: {batch.total} executions", verbose=wanted.is_watched)
     batch_id = batch.batch_id
-    try:
-        batch = interrupts.during(lambda: _watch(client, batch, lines=wanted.is_watched))
-    except KeyboardInterrupt:
-        seen_by = f"see it with `rgrid status {batch_id}`"
-        return leave(interrupts, batch_id, seen_by, lambda: client.cancel_batch(batch_id))
+    with Interrupts() as interrupts:
+        try:
+            batch = interrupts.during(lambda: _watch(client, batch, lines=wanted.is_watched))
+        except KeyboardInterrupt:
+            seen_by = f"see it with `rgrid status {batch_id}`"
+            return leave(interrupts, batch_id, seen_by, lambda: client.cancel_batch(batch_id))
     executions = list(client.batch_executions(batch.batch_id))
     if not wanted.is_remote_only:
         fetch(client, batch.batch_id, wanted.output_dir, is_flat=wanted.is_flat)
+    else:
+        for result in client.batch_results(batch.batch_id):
+            _tell_passed_over(result)
     client.acknowledge_batch(batch.batch_id)
     if wanted.is_json:
         for execution in executions:
             print_json(execution)
-    return tell(batch, executions, verbose=wanted.is_watched)
+    return report(batch, executions, verbose=wanted.is_watched)
 
 
-def _submit(client: Client, wanted: BatchRun, items: Sequence[PlannedItem]) -> Batch:
+def _submit(client: Client, wanted: BatchRun, items: Sequence[PlannedItem], sending: Sending) -> Batch:
+    # by its path: each execution has inputs of its own, and two of them may call theirs alike
     hashes = client.upload(
-        {name: path for item in items for name, path in item.files.items()}, Bar("uploading")
+        {str(path): path for item in items for path in item.files.values()}, Bar("uploading")
     )
-    return client.submit_batch(
-        wanted.template,
-        [
-            {
-                "args": list(item.args),
-                "inputs": {name: hashes[name] for name in item.files},
-                "input_file": item.name,
-            }
-            for item in items
-        ],
-        parallelism=wanted.parallelism,
-        run_key=wanted.run_key,
-        user_metadata=wanted.template.get("user_metadata"),
+    return sending.send(
+        lambda: client.submit_batch(
+            wanted.template,
+            [
+                {
+                    "args": list(item.args),
+                    "inputs": {name: hashes[str(path)] for name, path in item.files.items()},
+                    "input_file": item.name,
+                }
+                for item in items
+            ],
+            parallelism=wanted.parallelism,
+            run_key=wanted.run_key,
+            user_metadata=wanted.template.get("user_metadata"),
+        )
     )
 
 
-def plan_items(pattern: str, args: Sequence[str], cwd: Path) -> list[PlannedItem]:
-    """One item for every file that matches; its folder is its base name where that is the only one so called.
+def plan_items(pattern: str, args: Sequence[str], cwd: Path, script: Path | None = None) -> list[PlannedItem]:
+    """One item for every file that matches, each with a name of its own for its folder.
 
     Raises:
         rgrid.exceptions.ConfigurationError: nothing matches.
@@ -115,22 +121,33 @@ def plan_items(pattern: str, args: Sequence[str], cwd: Path) -> list[PlannedItem
     matches = sorted(path for path in found if (cwd / path).is_file())
     if not matches:
         raise ConfigurationError(f"no file matches {pattern!r}; quote the pattern, and look where you are")
-    bases = Counter(PurePosixPath(path).name for path in matches)
     items: list[PlannedItem] = []
-    for path in matches:
-        base = PurePosixPath(path).name
+    for path, name in zip(matches, name_folders(matches, cwd), strict=True):
         filled = [arg.replace(PLACEHOLDER, path) for arg in args]
-        planned = plan_inputs(filled if filled != list(args) else [path, *args], cwd)
-        items.append(
-            PlannedItem(base if bases[base] == 1 else carried_name(path), planned.args, planned.files)
-        )
-    carried: dict[str, Path] = {}
-    for item in items:
-        for name, file in item.files.items():
-            other = carried.setdefault(name, file)
-            if other is not file and not other.samefile(file):
-                raise ConfigurationError(f"{other} and {file} would both be carried as {name}; rename one")
+        planned = plan_inputs(filled if filled != list(args) else [path, *args], cwd, script)
+        items.append(PlannedItem(name, planned.args, planned.files))
     return items
+
+
+def name_folders(paths: Sequence[str], cwd: Path) -> list[str]:
+    """What the folder of each of some files is called: as shortly as tells them apart, and always alike.
+
+    That is its base name, or else its path from here; of files that are not below here, which have none,
+    the path from the directory that they have in common.
+    """
+    names = _told_apart([PurePosixPath(path).name for path in paths], [carried_name(path) for path in paths])
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    if twice:
+        whole = [os.path.normpath(cwd.absolute() / path) for path in paths]
+        clashing = [Path(path).parent for path, name in zip(whole, names, strict=True) if name in twice]
+        common = os.path.commonpath(clashing)
+        names = _told_apart(names, [os.path.relpath(path, common) for path in whole])
+    return names
+
+
+def _told_apart(short: Sequence[str], long: Sequence[str]) -> list[str]:
+    count = Counter(short)
+    return [name if count[name] == 1 else other for name, other in zip(short, long, strict=True)]
 
 
 def fetch(client: Client, batch_id: str, output_dir: Path, *, is_flat: bool) -> None:
@@ -145,6 +162,7 @@ def fetch(client: Client, batch_id: str, output_dir: Path, *, is_flat: bool) -> 
     made: list[BatchResult] = []
     for result in client.batch_results(batch_id):
         total_bytes += sum(item.size_bytes for item in result.artifacts)
+        _tell_passed_over(result)
         if is_flat:
             made.append(result)
     _check_clashes(made, output_dir)
@@ -159,19 +177,23 @@ def fetch(client: Client, batch_id: str, output_dir: Path, *, is_flat: bool) -> 
         bar.on_end()
 
 
-def tell(batch: Batch, executions: Sequence[BatchExecution], *, verbose: bool) -> int:
+def report(batch: Batch, executions: Sequence[BatchExecution], *, verbose: bool) -> int:
     """Say how it ended, each failure by name; returns the exit code."""
     failed = [execution for execution in executions if not execution.succeeded]
     for execution in failed:
         why = execution.execution_error or execution.status
-        click.echo(f"rgrid: {execution.input_file} ({execution.execution_id}): {why}", err=True)
+        tell(f"{execution.input_file} ({execution.execution_id}): {why}")
     done = f"{batch.counts.completed} of {batch.total} completed, {euros(batch.total_cost_micros)}"
     if failed:
         again = f"; run the others again with `rgrid retry --batch {batch.batch_id} --failed-only`"
-        click.echo(f"rgrid: {batch.batch_id}: {done}{again}", err=True)
+        tell(f"{batch.batch_id}: {done}{again}")
         return FAILED
     say(f"{batch.batch_id}: {done}", verbose=verbose)
     return 0
+
+
+def _tell_passed_over(result: BatchResult) -> None:
+    tell_passed_over(result.passed_over, of=f"{result.input_file} ({result.execution_id}): ")
 
 
 def _watch(client: Client, batch: Batch, *, lines: bool) -> Batch:

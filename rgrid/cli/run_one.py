@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from rgrid import calls
-from rgrid.cli.display import Bar, Outlet, euros, print_json, say, seconds
+from rgrid.cli.display import Bar, euros, print_json, say, seconds, tell, tell_passed_over
 from rgrid.cli.failures import FAILED, INTERRUPTED
 from rgrid.cli.interrupts import Interrupts
 from rgrid.client import Client
 from rgrid.files import plan_inputs
-from rgrid.models import Execution
+from rgrid.models import Execution, LogEntry
+
+T = TypeVar("T")
 
 SECOND_INTERRUPT_SECONDS = 3.0
 
@@ -25,8 +28,8 @@ SECOND_INTERRUPT_SECONDS = 3.0
 class SingleRun:
     """What to run and what to do with what comes of it."""
 
-    script: Path
     body: Mapping[str, Any]
+    script: Path
     args: tuple[str, ...]
     output_dir: Path
     is_remote_only: bool
@@ -43,16 +46,17 @@ def run_one(client: Client, wanted: SingleRun) -> int:
 
 def _run_one(client: Client, wanted: SingleRun, interrupts: Interrupts) -> int:
     planned = plan_inputs(wanted.args, Path(), wanted.script)
+    sending = Sending(str(wanted.body["run_key"]))
 
     def submit() -> Execution:
         inputs = client.upload(planned.files, Bar("uploading"))
         body = {**wanted.body, "args": list(planned.args), "inputs": inputs}
-        return client.send(calls.submit_execution(body))
+        return sending.send(lambda: client.send(calls.submit_execution(body)))
 
     try:
         execution = interrupts.during(submit)
     except KeyboardInterrupt:
-        return leave_unanswered(str(wanted.body["run_key"]))
+        return sending.leave()
     if wanted.is_detached:
         if wanted.is_json:
             print_json(execution)
@@ -62,11 +66,11 @@ def _run_one(client: Client, wanted: SingleRun, interrupts: Interrupts) -> int:
     attached = " (attached to the one that holds the key)" if execution.attached else ""
     say(f"{execution.execution_id}{attached}", verbose=wanted.is_verbose)
 
-    unwritten: list[OSError] = []
+    streams = Streams()
 
     def finish() -> Execution:
         if not wanted.is_json:
-            unwritten.extend(follow(client, execution.execution_id))
+            follow(client, execution.execution_id, streams)
         ended = client.wait(execution.execution_id)
         if not wanted.is_remote_only:
             client.download(ended.execution_id, wanted.output_dir, progress=Bar("downloading"))
@@ -85,51 +89,97 @@ def _run_one(client: Client, wanted: SingleRun, interrupts: Interrupts) -> int:
     if wanted.is_json:
         print_json(execution)
     report(execution, verbose=wanted.is_verbose)
-    for error in unwritten:
-        click.echo(f"rgrid: what the script printed could not be written here: {error.strerror}", err=True)
-    return exit_code_of(execution) or (FAILED if unwritten else 0)
+    # said in any case, also where the script has failed itself
+    unwritable = streams.exit_code()
+    return exit_code_of(execution) or unwritable
+
+
+class Sending:
+    """Knows, when Ctrl-C ends a submission, whether the server may have got it."""
+
+    def __init__(self, run_key: str) -> None:
+        self._run_key = run_key
+        self._may_be_there = False
+
+    def send(self, submit: Callable[[], T]) -> T:
+        """Submit: from here on the server may have it."""
+        self._may_be_there = True
+        return submit()
+
+    def leave(self) -> int:
+        """Say what became of it."""
+        if not self._may_be_there:
+            tell("interrupted; nothing was submitted")
+        else:
+            tell(
+                "interrupted while it was submitted: it may run. `rgrid list` shows it, `rgrid cancel ID` "
+                f"ends it; the same command with --key {self._run_key} follows it and runs nothing twice"
+            )
+        return INTERRUPTED
+
+
+class Streams:
+    """Our stdout and stderr, for a script's bytes; one that cannot be written loses them, no more."""
+
+    def __init__(self) -> None:
+        self._of = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+        self._failures: dict[str, OSError] = {}
+
+    def write(self, entry: LogEntry) -> None:
+        """Write an entry's bytes on the stream that they were printed on.
+
+        Raises:
+            BrokenPipeError: whoever read that has left.
+        """
+        if entry.stream in self._failures:
+            return
+        target = self._of[entry.stream]
+        try:
+            target.write(entry.data)
+            target.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._failures[entry.stream] = error
+
+    def exit_code(self) -> int:
+        """Say what could not be written; the exit code that follows from it."""
+        for name, error in self._failures.items():
+            tell(f"{name} cannot be written: {error.strerror}")
+        return FAILED if self._failures else 0
 
 
 def follow(
-    client: Client, execution_id: str, *, stream: str | None = None, follow_on: bool = True
-) -> list[OSError]:
-    """Print a log's bytes on the stream that each was printed on; returns what cannot be written to, and why.
-
-    Raises:
-        BrokenPipeError: whoever reads has left.
-    """
-    outlets = {"stdout": Outlet(sys.stdout), "stderr": Outlet(sys.stderr)}
+    client: Client,
+    execution_id: str,
+    streams: Streams,
+    *,
+    stream: str | None = None,
+    follow_on: bool = True,
+) -> None:
+    """Print a log's bytes."""
     for entry in client.logs(execution_id, follow=follow_on, stream=stream):
-        outlets[entry.stream].write(entry.data)
-    return [outlet.error for outlet in outlets.values() if outlet.error is not None]
-
-
-def leave_unanswered(run_key: str) -> int:
-    """Ctrl-C before the server has answered: what was sent may or may not have arrived."""
-    click.echo(
-        "\nrgrid: interrupted before the server had answered; if it was submitted, `rgrid list` shows it, "
-        f"and the same command with --key {run_key} attaches to it",
-        err=True,
-    )
-    return INTERRUPTED
+        streams.write(entry)
 
 
 def leave(interrupts: Interrupts, work_id: str, how_to_see: str, cancel: Callable[[], object]) -> int:
     """The first Ctrl-C leaves an execution or a batch alone; a second one soon after cancels it."""
-    click.echo(f"\nrgrid: left {work_id} running; {how_to_see}; Ctrl-C again cancels it", err=True)
+    # what the terminal shows of Ctrl-C ends no line
+    with suppress(OSError):
+        click.echo(err=True)
+    tell(f"left {work_id} running; {how_to_see}; Ctrl-C again cancels it")
     if interrupts.again_within(SECOND_INTERRUPT_SECONDS):
         cancel()
-        click.echo(f"rgrid: canceled {work_id}", err=True)
+        tell(f"canceled {work_id}")
     return INTERRUPTED
 
 
 def report(execution: Execution, *, verbose: bool) -> None:
     """Say how it ended: always where the script itself could not, else to who looks."""
+    tell_passed_over(execution.passed_over)
     told = f"{execution.status} in {seconds(execution.duration_seconds)}, {euros(execution.cost_micros)}"
     if execution.status != "completed" and execution.error_code not in {"exit_code", "signal"}:
-        click.echo(f"rgrid: {execution.execution_error}", err=True)
-    for passed_over in execution.execution_metadata.get("passed_over", []):
-        click.echo(f"rgrid: not taken: {passed_over}", err=True)
+        tell(str(execution.execution_error))
     say(f"{execution.execution_id} {told}", verbose=verbose)
 
 

@@ -8,9 +8,11 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -37,11 +39,12 @@ def type_(live_server: LiveServer, tmp_path: Path) -> Type:
     (tmp_path / "home").mkdir()
     (tmp_path / "work").mkdir()
 
-    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    def run(*arguments: str | bytes, **env: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [str(RGRID), *arguments],
             cwd=tmp_path / "work",
             env=environment(live_server, tmp_path / "home") | env,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=120,
             check=False,
@@ -157,6 +160,108 @@ def test_detach_status_logs_download_and_list(type_: Type, work: Path, tmp_path:
     assert b"there is o.txt" in missing.stderr
 
 
+def test_what_lists_do_not_carry_is_not_made_up(type_: Type, work: Path) -> None:
+    write(work, "s.py", "print(1)")
+    mark = uuid.uuid4().hex
+    type_("run", "-m", f"mark={mark}", "s.py", "an argument")
+    listed = json.loads(type_("list", "-m", f"mark={mark}", "--json").stdout)
+    whole = json.loads(type_("status", "--json", listed["execution_id"]).stdout)
+    assert {"args", "script_content", "stdout", "received"}.isdisjoint(listed)
+    assert whole["args"] == ["an argument"]
+    assert "received" not in whole
+    assert listed.items() <= whole.items()
+
+
+LEAVES_BAD_NAMES = (
+    "import os\n"
+    "for name in (b'new\\nline', b'back\\\\slash', b'tab\\t', b'\\xff'):\n"
+    "    open(os.path.join(b'.', name), 'w').close()\n"
+    "open('good', 'w').close()\n"
+)
+
+
+def test_outputs_that_cannot_be_carried_are_named_and_the_others_are_fetched(type_: Type, work: Path) -> None:
+    write(work, "s.py", LEAVES_BAD_NAMES)
+    done = type_("run", "s.py")
+    assert done.returncode == 0
+    assert (work / "good").exists()
+    assert len(done.stderr.splitlines()) == 4
+    for name, why in (
+        (b"'new\\nline'", b"control character"),
+        (b"'back\\\\slash'", b"backslash"),
+        (b"'tab\\t'", b"control character"),
+        (b"'\\udcff'", b"not valid Unicode"),
+    ):
+        assert any(
+            line.startswith(b"rgrid: not taken: " + name) and why in line for line in done.stderr.splitlines()
+        ), done.stderr
+    execution_id = json.loads(type_("list", "-n", "1", "--json").stdout)["execution_id"]
+    fetched = type_("download", execution_id, "--output-dir", "d")
+    assert fetched.stdout == b"d/good\n"
+    assert fetched.stderr == done.stderr
+
+
+@pytest.mark.parametrize("option", [(), ("--remote-only",)])
+def test_a_batch_names_outputs_that_cannot_be_carried(
+    type_: Type, work: Path, option: tuple[str, ...]
+) -> None:
+    write(work, "s.py", "open('back\\\\slash', 'w').close()")
+    write(work, "a.in", "a")
+    done = type_("run", "s.py", "--batch", "*.in", *option)
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"rgrid: a.in (exec_")
+    assert b"not taken: 'back\\\\slash' has a backslash" in done.stderr
+
+
+def test_a_batch_takes_files_of_one_name_from_elsewhere(type_: Type, work: Path) -> None:
+    write(work, "s.py", "import sys\nopen('copy', 'w').write(open(sys.argv[1]).read())")
+    for name in ("dir1", "dir2"):
+        write(work.parent, f"{name}/f.csv", name)
+    done = type_("run", "s.py", "--batch", str(work.parent / "dir?" / "f.csv"))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [(work / f"outputs/dir{n}/f.csv/copy").read_text() for n in (1, 2)] == ["dir1", "dir2"]
+
+
+def test_a_script_may_be_given_itself(type_: Type, work: Path) -> None:
+    write(work, "c.py", "import sys\nprint(open(sys.argv[1]).read() == open(__file__).read())")
+    done = type_("run", "c.py", "c.py")
+    assert (done.returncode, done.stdout) == (0, b"True\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 7, b"err\n"),
+        ("2>&-", 7, b""),
+        (">&- 2>&- <&-", 7, b""),
+        ("2>/dev/full", 7, b""),
+        (">/dev/full", 7, b"err\nrgrid: stdout cannot be written: No space left on device\n"),
+    ],
+)
+def test_a_stream_that_takes_nothing_costs_neither_outputs_nor_the_scripts_code(
+    live_server: LiveServer, work: Path, redirection: str, code: int, said: bytes
+) -> None:
+    write(
+        work,
+        "s.py",
+        "import sys\nprint('out')\nprint('err', file=sys.stderr)\nopen('o', 'w').write('o')\nsys.exit(7)",
+    )
+    done = typed_in_a_shell(live_server, work, f"run s.py {redirection}")
+    assert (done.returncode, done.stderr) == (code, said if "2>" not in redirection else b"")
+    assert (work / "o").read_text() == "o"
+
+
+@pytest.mark.parametrize("words", ["run ok.py", "list --json", "status {}"])
+def test_a_stdout_that_is_full_is_said_in_one_line_and_no_success(
+    type_: Type, live_server: LiveServer, work: Path, words: str
+) -> None:
+    write(work, "ok.py", "print(1)")
+    execution_id = type_("run", "-d", "ok.py").stdout.decode().strip()
+    done = typed_in_a_shell(live_server, work, f"{words.format(execution_id)} >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == b"rgrid: stdout cannot be written: No space left on device\n"
+
+
 def test_a_run_key_runs_once(type_: Type, work: Path) -> None:
     write(work, "s.py", "import time\ntime.sleep(1)\nprint('x')")
     key = uuid.uuid4().hex
@@ -219,16 +324,30 @@ def test_completion_prints_a_script(type_: Type, shell: str) -> None:
         (["run", "ok.py", "--requirements", "none.txt"], b"none.txt cannot be read"),
         (["logs", "--stdout-only", "--stderr-only", "x"], b"leave nothing"),
         (["nonsense"], b"No such command"),
+        (["run", "ok.py", "--cpus", "nan"], b"cpus is nan"),
+        (["run", "ok.py", "--timeout", "-1"], b"timeout"),
+        (["run", "ok.py", "--runtime", "cobol:60"], b"cobol"),
+        (["cost", "--since", "yesterday"], b"yesterday"),
+        (["cost", "--by", "colour"], b"colour"),
+        (["run", "ok.py", b"\xff.csv"], b"args[0]: '\\udcff.csv' is not UTF-8"),
+        (["run", "ok.py", "-e", b"A=\xff"], b"env_vars.A: '\\udcff' is not UTF-8"),
+        (["status", b"exec_\xff"], b"is not UTF-8"),
+        (["init", "--api-url", "http://127.0.0.1:9"], b"set RGRID_API_KEY"),
+        (["init", "--api-key", "sk_x"], b"give --api-url"),
     ],
 )
-def test_wrong_usage_is_2_and_says_why(type_: Type, work: Path, arguments: list[str], said: bytes) -> None:
+def test_wrong_usage_is_2_and_says_why(
+    type_: Type, work: Path, arguments: list[str | bytes], said: bytes
+) -> None:
     write(work, "ok.py", "print(1)")
     write(work, "empty.py", "\n")
     write(work, "nul.py", "print(1)\0")
     (work / "latin.py").write_bytes("print('caf\u00e9')".encode("latin-1"))
-    done = type_(*arguments)
-    assert done.returncode == 2
+    unkeyed = {"RGRID_API_KEY": ""} if arguments[0] == "init" else {}
+    done = type_(*arguments, **unkeyed)
+    assert done.returncode == 2, done.stderr
     assert said in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 def test_a_server_that_is_not_there_is_69(type_: Type, work: Path) -> None:
@@ -274,6 +393,54 @@ def test_the_first_ctrl_c_detaches_and_the_second_cancels(
     os.close(ours)
     execution_id = "exec_" + shown.split(b"exec_")[1][:32].decode()
     assert api.wait(execution_id, seconds=30)["status"] == "canceled"
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("/blobs/missing", b"interrupted; nothing was submitted"),
+        ("/executions", b"interrupted while it was submitted: it may run"),
+        ("/batches", b"interrupted while it was submitted: it may run"),
+    ],
+)
+def test_ctrl_c_before_the_answer_says_what_became_of_it(
+    tmp_path: Path, work: Path, stage: str, said: bytes
+) -> None:
+    write(work, "s.py", "print(1)")
+    write(work, "in.csv", "1")
+    arguments = ["--batch", "*.csv"] if stage == "/batches" else ["in.csv"]
+    with StuckServer(stage) as server:
+        process = subprocess.Popen(
+            [str(RGRID), "run", "s.py", "--key", "mine", *arguments],
+            cwd=work,
+            env=environment(None, tmp_path / "home") | {"RGRID_API_URL": server.url, "RGRID_API_KEY": "sk_x"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert server.is_stuck.wait(60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b""
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert (b"--key mine" in err) == (stage != "/blobs/missing")
+
+
+def test_a_home_that_cannot_be_written_is_2_and_names_the_way_out(tmp_path: Path) -> None:
+    write(tmp_path, "s.py", "print(1)")
+    done = subprocess.run(
+        [str(RGRID), "run", "s.py"],
+        cwd=tmp_path,
+        env=environment(None, Path("/dev/null")),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert b"/dev/null/.rgrid" in done.stderr
+    assert b"RGRID_API_URL" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_without_a_server_run_starts_one_of_its_own_and_uses_it_again(tmp_path: Path) -> None:
@@ -338,6 +505,55 @@ def test_a_log_is_followed_through_a_restart_of_the_server(tmp_path: Path) -> No
         assert seen == [str(n) for n in range(20)]
 
 
+def typed_in_a_shell(server: LiveServer, work: Path, words: str) -> subprocess.CompletedProcess[bytes]:
+    """Have a shell run `rgrid …` with what it says of streams."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "{RGRID}" {words}'],
+        cwd=work,
+        env=environment(server, work.parent / "home"),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+class StuckServer:
+    """Has no file yet, and answers nothing to one path until it is left."""
+
+    def __init__(self, stuck_path: str) -> None:
+        self.is_stuck = threading.Event()
+        self._is_left = threading.Event()
+        stuck = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+                if self.path == f"/api/v1{stuck_path}":
+                    stuck.is_stuck.set()
+                    stuck._is_left.wait(60)
+                    return
+                body = json.dumps({"missing": []} if asked else {}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> StuckServer:
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_left.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+
 def read_until(descriptor: int, wanted: bytes, seconds: float = 60) -> bytes:
     """What a terminal shows, up to something."""
     shown = b""
@@ -376,9 +592,7 @@ def test_a_stream_that_cannot_be_written_is_told_of_and_the_files_come_all_the_s
     write(work, "s.py", "print('out')\nopen('made', 'w').write('x')\n")
     done = shell(work, environment(live_server, work.parent / "home"), f"{RGRID} run s.py >/dev/full")
     assert (done.returncode, (work / "made").read_text()) == (1, "x")
-    assert (
-        done.stderr == b"rgrid: what the script printed could not be written here: No space left on device\n"
-    )
+    assert done.stderr == b"rgrid: stdout cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize(
