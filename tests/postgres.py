@@ -106,12 +106,17 @@ class PostgresCluster:
     def kill(self) -> None:
         """End it as a power cut would: the postmaster and every session, at once."""
         assert self._process is not None
-        for child in _children(self._process.pid):
+        # stopped first: it forks anew while its children die, and what is left holds the memory they share
+        self._process.send_signal(signal.SIGSTOP)
+        children = _children(self._process.pid)
+        for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         self._process = None
+        for child in children:
+            _wait_until_gone(child)
 
     def stop(self) -> None:
         """End it, breaking off what is under way."""
@@ -170,6 +175,19 @@ def _open_to_all(programs: Path) -> None:
         mode = directory.stat().st_mode
         if not mode & 0o001:
             directory.chmod(mode | 0o001)
+
+
+def _wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            # the state stands behind the name, which is in brackets
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
+        time.sleep(0.01)
+    raise RuntimeError(f"the process {pid} of PostgreSQL does not end")
 
 
 def _children(pid: int) -> Iterator[int]:
