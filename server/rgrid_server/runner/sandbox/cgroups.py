@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 MAX_PROCESSES = 4096
+SLACK_MIB = 64
 _MIB = 1024 * 1024
 _CONTROLLERS = ("memory", "pids", "cpu")
 
@@ -75,7 +76,8 @@ class Group:
         self._limits = (memory_mib, cpus_milli)
         if self._resting_bytes is None:
             self._resting_bytes = self._used_bytes()
-        memory_bytes = memory_mib * _MIB + self._resting_bytes
+        # beyond what the holder's watch allows, which ends the whole run: the kernel ends one process of it
+        memory_bytes = (memory_mib + max(SLACK_MIB, memory_mib // 4)) * _MIB + self._resting_bytes
         quota = max(1000, cpus_milli * PERIOD_US // 1000)
         if self._available.version == 2:
             self._write("memory", "memory.max", memory_bytes)

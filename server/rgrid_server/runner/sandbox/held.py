@@ -302,7 +302,8 @@ class _HeldRun:
         code, was_signaled, duration_ms, cpu_ms, peak_mib = (int(part) for part in rest.split())
         ended = Ended(word)
         limits = self._holder.spawned.limits
-        if ended is Ended.SIGNALED and limits is not None and limits.was_out_of_memory():
+        is_cut_short = ended in {Ended.SIGNALED, Ended.TIMED_OUT}
+        if is_cut_short and limits is not None and limits.was_out_of_memory():
             ended, peak_mib = Ended.OUT_OF_MEMORY, max(peak_mib, self._command.memory_mib)
         return Exit(ended, code, bool(was_signaled), duration_ms, cpu_ms, peak_mib, self._cold_reason)
 
