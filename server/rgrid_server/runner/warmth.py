@@ -28,13 +28,14 @@ def find_warmth(
         variables: what every run of its environment has.
         packages: the top-level modules that its environment has beside the standard library.
     """
-    statements, cold_reason = _read(source)
+    statements, cold_reason, collects = _read(source)
     beside = frozenset(name.partition("/")[0].partition(".")[0] for name in names)
     return Warmth(
         imports=tuple(_leading(statements, packages | sys.stdlib_module_names, beside)),
         variables=dict(variables),
         names=beside,
         cold_reason=cold_reason,
+        collects=collects,
     )
 
 
@@ -50,15 +51,16 @@ def _leading(
 
 
 @lru_cache(_SOURCES_KEPT)
-def _read(source: bytes) -> tuple[tuple[ImportStatement, ...], str | None]:
-    """The imports that stand before anything else in a script, and why it cannot start warm, if so."""
+def _read(source: bytes) -> tuple[tuple[ImportStatement, ...], str | None, bool]:
+    """A script's first imports, why it cannot start warm, if so, and whether it imports gc."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # the script's own interpreter says what it thinks of it
-        return (), None
+        return (), None, False
     statements = tuple(_first_imports(tree))
-    return statements, "it calls hash(), and warm starts share a seed" if _asks_for_hashes(tree) else None
+    reason = "it calls hash(), and warm starts share a seed" if _asks_for_hashes(tree) else None
+    return statements, reason, _imports_gc(tree)
 
 
 def _first_imports(tree: ast.Module) -> Iterator[ImportStatement]:
@@ -85,6 +87,13 @@ def _asks_for_hashes(tree: ast.AST) -> bool:
             return True
         waiting.extend(ast.iter_child_nodes(node))
     return False
+
+
+def _imports_gc(tree: ast.AST) -> bool:
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return any(
+        "gc" in {getattr(node, "module", None), *(alias.name for alias in node.names)} for node in imports
+    )
 
 
 def find_packages(environment: Path) -> frozenset[str]:

@@ -44,12 +44,14 @@ class Warmth:
         variables: the environment variables that every run of this environment has.
         names: the top-level names beside the script, which it finds before modules of these names.
         cold_reason: why it has to start cold all the same; None where it need not.
+        collects: whether it looks at garbage collection, and so is to find every object there.
     """
 
     imports: tuple[ImportStatement, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     cold_reason: str | None = None
+    collects: bool = False
 
 
 @dataclass(frozen=True, slots=True)

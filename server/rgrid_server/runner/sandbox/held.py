@@ -275,6 +275,7 @@ class _HeldRun:
             "grace_ms": command.grace_ms,
             "max_file_bytes": command.max_file_bytes,
             "max_processes": 0,
+            "collects": command.warmth.collects,
         }
         await holder.send({"run": run}, [stdout_fd, stderr_fd])
 

@@ -124,7 +124,8 @@ class Holder:
             os._exit(0)
         self.loaded = set(sys.modules)
         gc.collect()
-        # shared pages stay shared for as long as no collection writes to them
+        # shared pages stay shared for as long as no collection writes to them: the one at a script's end
+        # would copy all that pandas is made of, which takes longer than most scripts
         gc.freeze()
         names = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
         send(self.channel, "ready " + " ".join(names))
@@ -338,7 +339,8 @@ class Run:
         for name in set(sys.modules) - self.holder.loaded:
             # os.wait4() loads one
             del sys.modules[name]
-        gc.unfreeze()
+        if self.command["collects"]:
+            gc.unfreeze()
         _start_anew()
 
     def _watch(self, deadline: float) -> bool:
