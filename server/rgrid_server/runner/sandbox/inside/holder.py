@@ -341,6 +341,12 @@ class Run:
             del sys.modules[name]
         if self.command["collects"]:
             gc.unfreeze()
+        else:
+            # the script's own objects are to be collected at its end, with the module that they hang on
+            main = type(sys)("__main__")
+            main.__dict__.clear()
+            main.__dict__.update(sys.modules["__main__"].__dict__)
+            sys.modules["__main__"] = main
         _start_anew()
 
     def _watch(self, deadline: float) -> bool:
