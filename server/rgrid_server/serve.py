@@ -78,7 +78,8 @@ async def _serve(
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with open_server(settings) as state:
-            if not serving.done():
+            # told to stop while it was starting: nothing is opened that would have to be closed at once
+            if not server.should_exit and not serving.done():
                 await _serve_opened(settings, state, server, serving, _url_of(listener), metrics_listener)
     finally:
         server.should_exit = True
