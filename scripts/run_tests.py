@@ -1,7 +1,7 @@
 """Run every test in the environment that it belongs to, and sum them up in the last line.
 
-The main environment's tests and Airflow's run beside each other. Under RGRID_TEST_REQUIRE=all a skipped
-test is a failure.
+Two lanes run beside each other: what is mostly one process computing, and what is many processes waiting
+for each other (Airflow, faults, a browser). Under RGRID_TEST_REQUIRE=all a skipped test is a failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MAIN_TESTS = ("tests/unit", "tests/contract", "tests/integration", "tests/faults", "tests/browser")
+MAIN_TESTS = ("tests/unit", "tests/contract", "tests/integration")
 AIRFLOW_TESTS = ("tests/airflow",)
 
 
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         [
             Suite("airflow3", ".venv-airflow3", AIRFLOW_TESTS),
             Suite("airflow2", ".venv-airflow2", AIRFLOW_TESTS),
+            Suite("faults", ".venv", ["tests/faults"]),
+            Suite("browser", ".venv", ["tests/browser"]),
         ],
     ]
     with tempfile.TemporaryDirectory(prefix="rgrid-tests-") as name:
