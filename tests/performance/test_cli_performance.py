@@ -13,7 +13,8 @@ import requests
 
 from tests.performance.conftest import Api, Report, percentile
 
-RGRID = Path(__file__).resolve().parents[2] / ".venv" / "bin" / "rgrid"
+BIN = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+RGRID = BIN / "rgrid"
 
 HELP_MS = {
     ("--help",): 54,
@@ -26,17 +27,25 @@ HELP_MS = {
 }
 
 
-def command_ms(*arguments: str, env: dict[str, str] | None = None) -> float:
+def command_ms(*arguments: str, program: Path = RGRID, env: dict[str, str] | None = None) -> float:
     """Milliseconds of a command that must succeed."""
     # with bytecode written, as it is wherever rgrid is installed
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     done = subprocess.run(
-        [str(RGRID), *arguments], env={**clean, **(env or {})}, capture_output=True, check=False
+        [str(program), *arguments], env={**clean, **(env or {})}, capture_output=True, check=False
     )
     elapsed_ms = (time.perf_counter() - started) * 1000
     assert done.returncode == 0, done.stderr
     return elapsed_ms
+
+
+def test_the_least_that_a_command_line_in_python_takes(report: Report) -> None:
+    """How fast this machine is just now: no command can be much faster than importing what parses it."""
+    import_click = ("-c", "import click")
+    command_ms(*import_click, program=BIN / "python")
+    values = [command_ms(*import_click, program=BIN / "python") for _ in range(7)]
+    report.add("python -c 'import click', on this machine", "median of 7", statistics.median(values), None)
 
 
 @pytest.mark.parametrize("arguments", list(HELP_MS))
