@@ -97,7 +97,13 @@ def test_an_operation_whose_connection_broke_is_run_again(postgres: PostgresClus
 class CutAtCommit:
     """Breaks a connection around its commit, so that the answer never arrives."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_committed: bool) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_committed: bool,
+        afterwards: Callable[[], None] = lambda: None,
+    ) -> None:
         self.cuts = 0
         execute = psycopg.Connection.execute
 
@@ -108,6 +114,7 @@ class CutAtCommit:
             if is_committed:
                 execute(connection, query)
             connection.close()
+            afterwards()
             raise psycopg.OperationalError("the answer was lost")
 
         monkeypatch.setattr(psycopg.Connection, "execute", cut)
@@ -141,6 +148,30 @@ def test_a_commit_that_never_arrived_is_made_by_another_run(
     assert with_database(url, lambda database: database.write(operation)) == "name-2"
     assert cut.cuts == 1
     assert kept(postgres, url) == ["name-2"]
+
+
+def test_what_may_be_of_before_a_crash_is_neither_called_done_nor_made_again(
+    postgres: PostgresCluster, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_every_session() -> None:
+        """What a crash does, as far as a client can see it."""
+        with postgres.connect(url) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    cut = CutAtCommit(monkeypatch, is_committed=True, afterwards=end_every_session)
+    runs = []
+
+    def operation(connection: Connection) -> str:
+        runs.append(1)
+        return put(connection, f"name-{len(runs)}")
+
+    with pytest.raises(StorageUnavailable, match="not known yet whether that was made"):
+        with_database(url, lambda database: database.write(operation))
+    assert (cut.cuts, len(runs)) == (1, 1)
+    assert kept(postgres, url) == ["name-1"]
 
 
 def test_a_transaction_that_conflicts_is_run_again(postgres: PostgresCluster, url: str) -> None:

@@ -13,10 +13,11 @@ from rgrid_server.api import views
 from rgrid_server.api.executions import Wait
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.services import services
-from rgrid_server.api.sse import KEEP_ALIVE_SECONDS, MAX_POSITION, RETRY, STREAM_HEADERS, last_event_id
+from rgrid_server.api.sse import KEEP_ALIVE_SECONDS, RETRY, STREAM_HEADERS, last_event_id
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.errors import Gone
 from rgrid_server.scheduler.feed import PAGE_EVENTS, Event, Feed
+from rgrid_server.store.database import MAX_POSITION
 
 router = guarded_router()
 router.tags = ["events"]

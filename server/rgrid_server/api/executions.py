@@ -16,7 +16,6 @@ from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import Body, LookupBody, SubmitBody
 from rgrid_server.api.services import services
-from rgrid_server.api.sse import MAX_POSITION
 from rgrid_server.api.submissions import execution_submission
 from rgrid_server.api.traces import submitting
 from rgrid_server.api.urls import download_url, upload_url
@@ -24,7 +23,7 @@ from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Invalid
-from rgrid_server.store.database import Row
+from rgrid_server.store.database import MAX_POSITION, Row
 from rgrid_server.store.tenants import Principal
 
 router = guarded_router()

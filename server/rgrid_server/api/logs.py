@@ -20,7 +20,6 @@ from rgrid_server.api.routing import Who, authenticate, check_scope, guarded_rou
 from rgrid_server.api.services import Services, services
 from rgrid_server.api.sse import (
     KEEP_ALIVE_SECONDS,
-    MAX_POSITION,
     RETRY,
     STREAM_HEADERS,
     last_event_id,
@@ -30,7 +29,7 @@ from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.attempts import LogEntry, Stream
 from rgrid_server.errors import NotFound
 from rgrid_server.scheduler.logs import LogPage
-from rgrid_server.store.database import StorageError
+from rgrid_server.store.database import MAX_POSITION, StorageError
 
 log = logging.getLogger(__name__)
 

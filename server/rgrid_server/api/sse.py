@@ -6,9 +6,8 @@ from starlette.requests import HTTPConnection
 
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Invalid
+from rgrid_server.store.database import MAX_POSITION
 
-MAX_POSITION = 2**63 - 1
-"""A position in a list, a log or a feed is a number that every database keeps."""
 KEEP_ALIVE_SECONDS = 15.0
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """No store keeps a stream, and no proxy gathers it."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from rgrid_server.blobs.directory import fsync_directory
 from rgrid_server.store.database import StorageError
 
 COPY_CHUNK_BYTES = 1024 * 1024
@@ -88,9 +89,9 @@ def create(target: Path) -> Iterator[tuple[Writer, Path]]:
             part.mkdir(mode=0o700)
             yield _DirectoryWriter(part), scratch
             for directory in (part, *(path for path in part.rglob("*") if path.is_dir())):
-                _fsync_directory(directory)
+                fsync_directory(directory)
         part.rename(target)
-        _fsync_directory(target.parent)
+        fsync_directory(target.parent)
     except OSError as error:
         raise BackupError(f"the backup {target} cannot be written: {error.strerror or error}") from error
     finally:
@@ -207,11 +208,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

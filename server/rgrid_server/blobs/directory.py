@@ -171,8 +171,8 @@ class DirectoryUpload:
             self._file.close()
         except OSError as error:
             raise _full(error) from error
-        _fsync_directory(path.parent)
-        _fsync_directory(path.parent.parent)
+        fsync_directory(path.parent)
+        fsync_directory(path.parent.parent)
 
 
 def _open_locked(incoming: Path) -> tuple[Path, BinaryIO]:
@@ -210,7 +210,8 @@ def _files_before(folder: Path, before_ms: int) -> list[str]:
     return found
 
 
-def _fsync_directory(path: Path) -> None:
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory last."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

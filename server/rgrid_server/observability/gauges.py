@@ -9,8 +9,8 @@ from rgrid_server.observability.metrics import Metrics
 from rgrid_server.observability.readiness import Readiness
 from rgrid_server.store.database import Database
 from rgrid_server.store.gauges import Fill, read_fill
+from rgrid_server.store.runners import SEEN_WITHIN_MS
 
-RUNNER_SEEN_WITHIN_MS = 60_000
 PRIORITIES = ("high", "normal", "low")
 
 
@@ -43,7 +43,7 @@ class Scrape:
             rgrid_server.store.database.StorageError: the database does not answer.
         """
         now = now_ms()
-        fill = await self._database.scan(lambda c: read_fill(c, now, now - RUNNER_SEEN_WITHIN_MS))
+        fill = await self._database.scan(lambda c: read_fill(c, now, now - SEEN_WITHIN_MS))
         self._set(fill, now)
         self._metrics.ready.set(not (await self._readiness.look()).reasons)
         self._metrics.set_labelled(self._metrics.waiting, self._waiting())

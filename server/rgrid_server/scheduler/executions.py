@@ -46,7 +46,6 @@ from rgrid_server.store.executions import NewExecution, Transition
 
 INPUTS_DUE_MS = 3_600_000
 DEFAULT_RUNTIME = "python:3.11"
-RUNNER_SEEN_WITHIN_MS = 60_000
 OFFERED_SECONDS = 0.5
 """So long what runners offer is taken to be what it was."""
 
@@ -202,7 +201,7 @@ class Executions:
 
     async def present_runners(self) -> Sequence[Row]:
         """Runners that were heard of lately."""
-        since = now_ms() - RUNNER_SEEN_WITHIN_MS
+        since = now_ms() - runners.SEEN_WITHIN_MS
         return await self._database.read(lambda c: runners.list_runners(c, since))
 
     async def choose_runtime(self, asked: str | None) -> str:

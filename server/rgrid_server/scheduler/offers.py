@@ -13,9 +13,6 @@ from rgrid_server.errors import Conflict, Superseded
 from rgrid_server.store import runners
 from rgrid_server.store.database import Row
 
-SEEN_WITHIN_MS = 60_000
-"""A runner that was heard of within this time may be waited for."""
-
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
@@ -64,7 +61,7 @@ def room_of(
 ) -> Room:
     """What a runner offers, but for what it is handed over again."""
     memory_mib = request.free_memory_mib
-    others = runners.list_runners(connection, now - SEEN_WITHIN_MS)
+    others = runners.list_runners(connection, now - runners.SEEN_WITHIN_MS)
     return Room(
         runner_id=request.runner_id,
         slots=request.free_slots - len(delivered),

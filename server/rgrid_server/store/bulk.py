@@ -45,12 +45,16 @@ class NewItem(NamedTuple):
 
 LIVE = (Status.QUEUED, Status.RUNNING)
 
+_OF_BATCH = (
+    executions.c.tenant_id == bindparam("tenant_id"),
+    executions.c.batch_id == bindparam("batch_id"),
+    # the partial index of batches is used only where the query says so
+    executions.c.batch_id.is_not(None),
+)
 _SEQUENCES = Prepared(
     select(executions.c.batch_index, executions.c.sequence)
     .where(
-        executions.c.tenant_id == bindparam("tenant_id"),
-        executions.c.batch_id == bindparam("batch_id"),
-        executions.c.batch_id.is_not(None),
+        *_OF_BATCH,
         executions.c.batch_index >= bindparam("first"),
     )
     .order_by(executions.c.batch_index)
@@ -60,9 +64,7 @@ _INSERT_INDEXED = Prepared(insert(metadata_index), ["tenant_id", "name", "value"
 _UNFINISHED = Prepared(
     select(executions.c.execution_id, *[executions.c[name] for name in STATE_FIELDS])
     .where(
-        executions.c.tenant_id == bindparam("tenant_id"),
-        executions.c.batch_id == bindparam("batch_id"),
-        executions.c.batch_id.is_not(None),
+        *_OF_BATCH,
         executions.c.batch_index > bindparam("after_index"),
         or_(*[executions.c.status == literal_column(f"'{one.value}'") for one in LIVE]),
         executions.c.cancel_requested_at_ms.is_(None),
@@ -74,9 +76,7 @@ _UNFINISHED = Prepared(
 _ITEMS = Prepared(
     select(*[executions.c[name] for name in NewItem._fields])
     .where(
-        executions.c.tenant_id == bindparam("tenant_id"),
-        executions.c.batch_id == bindparam("batch_id"),
-        executions.c.batch_id.is_not(None),
+        *_OF_BATCH,
         executions.c.batch_index >= bindparam("first"),
     )
     .order_by(executions.c.batch_index)

@@ -14,6 +14,8 @@ CommitListener = Callable[[int, float], None]
 
 Row = Mapping[str, Any]
 """A row as queries return it, by column names; what the edge may know of SQL."""
+MAX_POSITION = 2**63 - 1
+"""A position in a list, a log or a feed is a number that every database keeps."""
 
 
 class Database(Protocol):

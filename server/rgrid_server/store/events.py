@@ -19,11 +19,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from rgrid_server.store.database import Row
+from rgrid_server.store.database import MAX_POSITION, Row
 from rgrid_server.store.prepared import Prepared
 from rgrid_server.store.tables import events
 
-MAX_POSITION = 2**63 - 1
 POSITION_BITS = 20
 """On PostgreSQL so many bits of a position tell apart the events under one transaction's number."""
 BASE_SETTING = "event_base"

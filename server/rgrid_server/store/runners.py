@@ -13,6 +13,9 @@ from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, Upsert
 from rgrid_server.store.tables import runners
 
+SEEN_WITHIN_MS = 60_000
+"""A runner that was heard of within this time is there: it counts, and may be waited for."""
+
 # whether it is drained is not the runner's to say
 _SAID = [column.name for column in runners.c if column.name != "drained_at_ms"]
 
