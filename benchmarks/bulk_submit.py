@@ -2,9 +2,9 @@
 
 `bulk_submit.py [--items 10000] [--chunk 10000] [--rounds 5] [--metadata]` sends batches of tiny items: one
 request where they fit a chunk, else an open batch with chunks appended and then closed. The reference is what
-SQLite takes on this machine to insert the very same rows with `executemany` and to commit them, without a
-server. Beside them stands how long others waited meanwhile (a health call every few milliseconds), and
-how much memory the server took at most.
+the database takes on this machine to insert the very same rows and to commit them, without a server: SQLite
+with `executemany`, PostgreSQL (`--database-url`) with `COPY`. Beside them stands how long others waited
+meanwhile (a health call every few milliseconds), and how much memory the server took at most.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import psutil
+import psycopg
 
 from tests.live import LiveServer
 
@@ -78,8 +79,10 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--metadata", action="store_true", help="give each item metadata of its own")
+    parser.add_argument("--database-url", help="measure on this database in place of SQLite")
     asked = parser.parse_args()
-    with LiveServer(options=["--slots", "0"]) as server:
+    options = ["--slots", "0", *(["--database-url", asked.database_url] if asked.database_url else [])]
+    with LiveServer(options=options) as server:
         process = psutil.Process(server.pid)
         before_bytes = process.memory_info().rss
         rates: list[float] = []
@@ -92,7 +95,10 @@ def main() -> None:
             peak_bytes = max(peak_bytes, peak)
         median_ms, longest_ms = bystander.stop()
         floor = statistics.median(
-            [inserts_per_second(server.data_dir / "rgrid.sqlite") for _ in range(asked.rounds)]
+            copies_per_second(asked.database_url)
+            if asked.database_url
+            else inserts_per_second(server.data_dir / "rgrid.sqlite")
+            for _ in range(asked.rounds)
         )
     rate = statistics.median(rates)
     heads = "items | in requests of | executions/s | target | bare inserts/s | ratio"
@@ -162,6 +168,33 @@ def inserts_per_second(source: Path) -> float:
         seconds = time.perf_counter() - started
         bare.close()
     return len(rows["executions"]) / seconds
+
+
+def copies_per_second(url: str) -> float:
+    """What PostgreSQL alone does with at most 10,000 of the rows that are in a database, indexes and all."""
+    with psycopg.connect(url) as connection:
+        seconds, count = 0.0, 0
+        for name in TABLES:
+            connection.execute(f"CREATE TABLE bare_{name} (LIKE {name} INCLUDING ALL)".encode())
+        connection.commit()
+        for name in TABLES:
+            query = f"COPY (SELECT * FROM {name} LIMIT 10000) TO STDOUT (FORMAT binary)"
+            with connection.cursor() as cursor, cursor.copy(query.encode()) as out:
+                content = b"".join(bytes(block) for block in out)
+            started = time.perf_counter()
+            with (
+                connection.cursor() as cursor,
+                cursor.copy(f"COPY bare_{name} FROM STDIN (FORMAT binary)".encode()) as into,
+            ):
+                into.write(content)
+            seconds += time.perf_counter() - started
+            count = count or cursor.rowcount
+        started = time.perf_counter()
+        connection.commit()
+        seconds += time.perf_counter() - started
+        for name in TABLES:
+            connection.execute(f"DROP TABLE bare_{name}".encode())
+    return count / seconds
 
 
 if __name__ == "__main__":
