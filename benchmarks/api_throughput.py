@@ -82,7 +82,7 @@ def rows_of(server: LiveServer) -> list[tuple[str, list[Call], float | None]]:
 
 
 def measured(name: str, calls: list[Call], target: float | None, server: LiveServer, hello: str) -> str:
-    """A row of the table: medians over the rounds."""
+    """A row of the table: medians over the rounds, the ratio of each round's own two figures."""
     place = server.url.removeprefix("http://")
     ours, theirs, p99 = [], [], []
     for _ in range(ROUNDS):
@@ -93,7 +93,8 @@ def measured(name: str, calls: list[Call], target: float | None, server: LiveSer
         p99.append(found["p99_ms"])
     reference, own = statistics.median(theirs), statistics.median(ours)
     wanted = "–" if target is None else f"{target:.2f}"
-    figures = f"{reference:.0f} | {own:.0f} | {own / reference:.2f} | {wanted}"
+    ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+    figures = f"{reference:.0f} | {own:.0f} | {ratio:.2f} | {wanted}"
     return f"| {name} | {figures} | {statistics.median(p99):.0f} |"
 
 
