@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from rgrid import calls, config, files, models
 from rgrid.client import WAIT_SECONDS
-from rgrid.exceptions import ConfigurationError
-from rgrid.patience import MAX_FAILURES, PASSING, Patience
+from rgrid.exceptions import ConfigurationError, RGridError
+from rgrid.patience import MAX_FAILURES, PASSING, Patience, wants_another_url
 from rgrid.streams import FolderOf, OutputFiles, ResultLines, Sink, folder_by_input
 from rgrid.submissions import execution_body
 from rgrid.transport.base import AsyncTransport, Server
@@ -189,9 +189,21 @@ class AsyncClient:
         for item in await self.send(calls.list_artifacts(execution_id)):
             if item.artifact_type == "output":
                 target = files.target_of(item.filename, Path(output_dir))
-                url = await self.send(calls.download_url(item.file_path))
-                with files.AtomicFile(target, item.sha256, item.mode) as file:
-                    async for chunk in self.transport.stream(calls.fetch(url)):
-                        file.write(chunk)
+                await self._download(item, target)
                 fetched.append(target)
         return fetched
+
+    async def _download(self, artifact: models.Artifact, target: Path) -> None:
+        attempt = 0
+        while True:
+            attempt += 1
+            url = await self.send(calls.download_url(artifact.file_path))
+            try:
+                with files.AtomicFile(target, artifact.sha256, artifact.mode) as file:
+                    async for chunk in self.transport.stream(calls.fetch(url)):
+                        file.write(chunk)
+            except RGridError as failure:
+                if not wants_another_url(failure, attempt):
+                    raise
+            else:
+                return

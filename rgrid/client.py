@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rgrid import calls, config, models
-from rgrid.exceptions import NotFound, TimedOut, TransportError
-from rgrid.patience import MAX_FAILURES, PASSING, Patience
+from rgrid.exceptions import NotFound, RGridError, TimedOut
+from rgrid.patience import MAX_FAILURES, PASSING, Patience, wants_another_url
 from rgrid.transport.base import Server, Transport
 
 if TYPE_CHECKING:
@@ -172,8 +172,8 @@ class Client:
                     for chunk in self.transport.stream(calls.fetch(url)):
                         file.write(chunk)
                         shown.on_advance(len(chunk))
-            except TransportError:
-                if attempt == 3:
+            except RGridError as failure:
+                if not wants_another_url(failure, attempt):
                     raise
             else:
                 return target

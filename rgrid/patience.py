@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from rgrid.exceptions import RateLimited, ServerError, TransportError
+from rgrid.exceptions import ApiError, RateLimited, RGridError, ServerError, TransportError
 
 PASSING = (TransportError, ServerError, RateLimited)
 """What passes when it is tried again later."""
 
+MAX_URLS = 3
+"""So many URLs are asked for until a file is here."""
 MAX_FAILURES = 60
 MAX_DELAY_SECONDS = 5.0
+
+
+def wants_another_url(failure: RGridError, attempt: int) -> bool:
+    """Whether a file that did not come by a signed URL is to be fetched by another one."""
+    has_expired = isinstance(failure, ApiError) and failure.code == "signature_expired"
+    return attempt < MAX_URLS and (has_expired or isinstance(failure, TransportError))
 
 
 class Patience:
