@@ -110,15 +110,15 @@ def list_executions(
     )
 
 
-def lookup_executions(ids: Sequence[str]) -> Call[dict[str, models.Execution]]:
-    """Those of the ids that there are, by id."""
+def lookup_executions(ids: Sequence[str], *, log_sequence: bool = False) -> Call[dict[str, models.Execution]]:
+    """Those of at most 1000 ids that there are, by id; with ``log_sequence`` each says how far its log is."""
     return Call(
         "POST",
         "/executions/lookup",
         lambda answer: {
             item["execution_id"]: models.Execution.from_wire(item) for item in answer.json()["executions"]
         },
-        json={"ids": list(ids)},
+        json={"ids": list(ids), **({"log_sequence": True} if log_sequence else {})},
     )
 
 

@@ -49,6 +49,7 @@ class Execution(Model):
     attached: bool = False
     acknowledged_at: str | None = None
     cancel_requested_at: str | None = None
+    log_sequence: int | None = None
     received: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,12 @@ class HttpxTransport:
         *,
         client: httpx.AsyncClient | None = None,
         verify: bool | str = True,
+        proxies: Mapping[str, str] | None = None,
+        kept_connections: int | None = None,
     ) -> None:
         self._server = server
         self._retries = retries or RetryPolicy()
-        self._client = client or httpx.AsyncClient(verify=_context(verify))
+        self._client = client or _client(verify, proxies or {}, kept_connections)
 
     async def send(self, call: Call[T]) -> T:
         """Send a call, again where that is safe."""
@@ -98,6 +100,19 @@ async def _chunks(file: Path) -> AsyncIterator[bytes]:
     with await asyncio.to_thread(file.open, "rb") as opened:
         while chunk := await asyncio.to_thread(opened.read, CHUNK_BYTES):
             yield chunk
+
+
+def _client(
+    verify: bool | str, proxies: Mapping[str, str], kept_connections: int | None
+) -> httpx.AsyncClient:
+    """A client with proxies by scheme, as requests has them, that keeps so many connections between calls."""
+    context = _context(verify)
+    limits = httpx.Limits(max_connections=100, max_keepalive_connections=kept_connections)
+    mounts = {
+        f"{scheme}://": httpx.AsyncHTTPTransport(verify=context, proxy=url, limits=limits)
+        for scheme, url in proxies.items()
+    }
+    return httpx.AsyncClient(verify=context, mounts=mounts, limits=limits)
 
 
 def _context(verify: bool | str) -> Any:

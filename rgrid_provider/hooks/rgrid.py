@@ -17,6 +17,8 @@ from rgrid.transport.requests import RequestsTransport
 from rgrid_provider._compat import AirflowException, BaseHook
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
+KEPT_CONNECTIONS = 2
+"""Of an asynchronous client between its calls: one that is held by the feed, one for short reads."""
 
 
 class RGridHook(BaseHook):
@@ -102,7 +104,13 @@ class RGridAsyncHook(RGridHook):
         logging.getLogger("httpx").setLevel(logging.WARNING)
         connection = await get_async_connection(self.rgrid_conn_id)
         settings = ConnectionSettings.from_connection(connection)
-        return AsyncClient(transport=HttpxTransport(settings.server, verify=settings.verify))
+        transport = HttpxTransport(
+            settings.server,
+            verify=settings.verify,
+            proxies=settings.proxies,
+            kept_connections=KEPT_CONNECTIONS,
+        )
+        return AsyncClient(transport=transport)
 
 
 class ConnectionSettings:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from rgrid import calls
 from rgrid.aio import AsyncClient
 from rgrid.exceptions import RGridError
 from rgrid_provider._compat import BaseTrigger, TriggerEvent, was_deferred_task_killed
+from rgrid_provider.feed import Feed, shared_feed
 from rgrid_provider.hooks.rgrid import RGridAsyncHook
 from rgrid_provider.tasklog import TaskLog
 
 
 class _GridTrigger(BaseTrigger):
-    """What both triggers share: a client for as long as they wait, and the end that a user brings."""
+    """What both triggers share: the feed of their connection, and the end that a user brings."""
 
     def __init__(self, rgrid_conn_id: str, poll_interval: float = 30.0) -> None:
         super().__init__()
@@ -24,29 +26,26 @@ class _GridTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the end, and say so once."""
-        client = await RGridAsyncHook(self.rgrid_conn_id).get_async_client()
-        try:
+        async with self._feed() as feed:
             try:
-                event = await self._wait(client)
+                event = await self._wait(feed)
             except RGridError as error:
                 event = self._told(error=str(error))
-            yield TriggerEvent(event)
-        except asyncio.CancelledError:
-            if await was_deferred_task_killed(self):
-                await self._cancel(client)
-            raise
-        finally:
-            await client.close()
+            except asyncio.CancelledError:
+                if await was_deferred_task_killed(self):
+                    await self._cancel(feed.client)
+                raise
+        yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
         """A user ended the deferred task: end its work (called by Airflow 3.3 and later)."""
-        client = await RGridAsyncHook(self.rgrid_conn_id).get_async_client()
-        try:
-            await self._cancel(client)
-        finally:
-            await client.close()
+        async with self._feed() as feed:
+            await self._cancel(feed.client)
 
-    async def _wait(self, client: AsyncClient) -> dict[str, Any]:
+    def _feed(self) -> AbstractAsyncContextManager[Feed]:
+        return shared_feed(self.rgrid_conn_id, RGridAsyncHook(self.rgrid_conn_id).get_async_client)
+
+    async def _wait(self, feed: Feed) -> dict[str, Any]:
         raise TypeError("a trigger says what it waits for")
 
     async def _cancel(self, client: AsyncClient) -> None:
@@ -78,14 +77,20 @@ class RGridExecutionTrigger(_GridTrigger):
             },
         )
 
-    async def _wait(self, client: AsyncClient) -> dict[str, Any]:
+    async def _wait(self, feed: Feed) -> dict[str, Any]:
         if self.follow_logs:
-            task_log = TaskLog(self.log.info)
-            async for entry in client.logs(self.execution_id, follow=True):
+            await self._follow(feed)
+        return self._told(status=await feed.ended(self.execution_id))
+
+    async def _follow(self, feed: Feed) -> None:
+        task_log = TaskLog(self.log.info)
+        try:
+            async for entry in feed.log(self.execution_id):
                 task_log.add(entry)
-            task_log.end()
-        execution = await client.wait(self.execution_id)
-        return self._told(status=execution.status)
+        except RGridError as error:
+            # the result is what the task waits for
+            self.log.warning("the log of %s cannot be followed: %s", self.execution_id, error)
+        task_log.end()
 
     async def _cancel(self, client: AsyncClient) -> None:
         await client.cancel(self.execution_id)
@@ -112,9 +117,8 @@ class RGridBatchTrigger(_GridTrigger):
             },
         )
 
-    async def _wait(self, client: AsyncClient) -> dict[str, Any]:
-        batch = await client.wait_batch(self.batch_id)
-        return self._told(status=batch.status)
+    async def _wait(self, feed: Feed) -> dict[str, Any]:
+        return self._told(status=await feed.batch_ended(self.batch_id, self.poll_interval))
 
     async def _cancel(self, client: AsyncClient) -> None:
         await client.send(calls.cancel_batch(self.batch_id))

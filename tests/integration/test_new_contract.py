@@ -166,6 +166,17 @@ def test_a_lookup_answers_many_at_once(tenant: Api) -> None:
     assert found["unknown"] == ["exec_unknown"]
 
 
+def test_a_lookup_tells_how_far_logs_have_come(tenant: Api) -> None:
+    talks = tenant.run("print('a')\nprint('b')")["execution_id"]
+    waits = tenant.submit("pass", input_files=["never.txt"])["execution_id"]
+    stranger = "exec_" + "0" * 32
+    found = tenant.post("/executions/lookup", {"ids": [talks, waits, stranger], "log_sequence": True}).json()
+    page = tenant.get(f"/executions/{talks}/logs", headers={"Accept": "application/json"}).json()
+    newest = page["entries"][-1]["sequence_number"]
+    assert [item["log_sequence"] for item in found["executions"]] == [newest, 0]
+    assert "log_sequence" not in tenant.post("/executions/lookup", {"ids": [talks]}).json()["executions"][0]
+
+
 def test_logs_are_pages_of_json(tenant: Api) -> None:
     ended = tenant.run("import sys\nprint('a')\nsys.stderr.write('no newline')")
     path = f"/executions/{ended['execution_id']}/logs"

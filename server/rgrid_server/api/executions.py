@@ -67,10 +67,14 @@ async def list_executions(
 async def lookup(request: Request, body: LookupBody, who: Who) -> Response:
     """Those of the ids that there are, in the order asked, and those that are unknown."""
     rows = await services(request).executions.lookup(who.tenant_id, list(dict.fromkeys(body.ids)))
-    by_id = {row["execution_id"]: row for row in rows}
+    by_id = {row["execution_id"]: views.listed_execution(row) for row in rows}
+    if body.log_sequence:
+        newest = await services(request).logs.newest(list(by_id))
+        for execution_id, found in by_id.items():
+            found["log_sequence"] = newest.get(execution_id, 0)
     return Json(
         {
-            "executions": [views.listed_execution(by_id[one]) for one in body.ids if one in by_id],
+            "executions": [by_id[one] for one in body.ids if one in by_id],
             "unknown": [one for one in body.ids if one not in by_id],
         }
     )

@@ -143,6 +143,8 @@ class LookupBody(Body):
     """Executions by id."""
 
     ids: list[Text] = Field(max_length=1000)
+    log_sequence: bool = False
+    """Whether each is to say how far its log has come."""
 
 
 class DownloadUrlBody(Body):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rgrid_server.clock import now_ms
@@ -62,6 +63,10 @@ class Logs:
                 page = await self._page(tenant_id, execution_id, after, max_entries)
                 if page.entries or page.is_complete or not await watch.wait(deadline - loop.time()):
                     return page
+
+    async def newest(self, execution_ids: Sequence[str]) -> dict[str, int]:
+        """The number of the newest entry of each execution's log; those without a log are missing."""
+        return await self._database.read(lambda c: logs.last_sequence(c, execution_ids))
 
     async def _page(self, tenant_id: str, execution_id: str, after: int, max_entries: int) -> LogPage:
         # the status first: once it is terminal no more entries come, so none is missed between the two
