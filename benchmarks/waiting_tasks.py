@@ -2,8 +2,8 @@
 
 `waiting_tasks.py [--tasks 10000] [--ended 1000]` starts as many of the provider's triggers as one triggerer
 would hold, all following their logs, in one event loop against a real server. Then some executions are
-canceled, one every ten milliseconds; the latency is from the server's answer to that until the trigger's event.
-Run it with the Python of an Airflow environment.
+canceled, one every ten milliseconds; the latency is from the server's answer to that until the trigger's
+event. Run it with the Python of an Airflow environment.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from rgrid_provider.hooks.rgrid import RGridAsyncHook, RGridHook
 from tests.airflow_home import free_port
 from tests.live import LiveServer
 
-
 HELD = calls.submit_execution({"script_content": "pass", "input_files": ["never.txt"]})
 """An execution that waits for an upload until it is canceled."""
 
