@@ -74,6 +74,92 @@ def test_a_second_try_attaches_to_the_batch_of_the_first(context_of: ContextOf) 
     assert context["ti"].xcoms["batch_id"] == submitted.batch_id
 
 
+FAILS_ONCE = """
+import pathlib, sys
+name, directory = sys.argv[1:]
+runs = pathlib.Path(directory, name)
+runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+pathlib.Path("runs.txt").write_text(runs.read_text())
+print(name * 2)
+sys.exit(name in "bd" and len(runs.read_text()) == 1)
+"""
+"""Counts its runs beside it; two of its inputs fail the first time."""
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_try_after_a_failed_one_runs_only_what_had_failed(
+    context_of: ContextOf, tmp_path: Path, deferrable: bool
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    runs.mkdir()
+    options = {
+        "script": FAILS_ONCE,
+        "inputs": ["a", "b", "c", "d"],
+        "args": [str(runs)],
+        "output_dir": str(out),
+        "deferrable": deferrable,
+    }
+    first = batch(**options)
+    with pytest.raises(AirflowException, match="2 of 4"):
+        finished(first, context_of(first))
+    second = batch(**options)
+    context = context_of(second, try_number=2)
+    assert finished(second, context) == ["aa", "bb", "cc", "dd"]
+    counted = {"a": "x", "b": "xx", "c": "x", "d": "xx"}
+    assert {path.name: path.read_text() for path in runs.iterdir()} == counted
+    assert {path.parent.name: path.read_text() for path in out.glob("*/runs.txt")} == counted
+    client = RGridHook().client
+    again = client.batch(context["ti"].xcoms["batch_id"])
+    before = client.batch(again.user_metadata["airflow_retry_of"])
+    assert (before.total, again.total) == (4, 2)
+    assert context["ti"].xcoms["cost_micros"] == before.total_cost_micros + again.total_cost_micros
+
+
+def test_a_lost_worker_in_a_second_try_is_attached_to_by_the_third(
+    context_of: ContextOf, tmp_path: Path
+) -> None:
+    options = {"script": FAILS_ONCE, "inputs": ["a", "b"], "args": [str(tmp_path)]}
+    first = batch(**options)
+    with pytest.raises(AirflowException, match="1 of 2"):
+        first.execute(context_of(first))
+    lost = batch(**options)
+    submitted = lost._submit_once(context_of(lost, try_number=2))
+    third = batch(**options)
+    context = context_of(third, try_number=3)
+    assert third.execute(context) == ["aa", "bb"]
+    assert context["ti"].xcoms["batch_id"] == submitted.batch_id
+    assert (tmp_path / "b").read_text() == "xx"
+
+
+def test_clearing_a_finished_batch_runs_all_of_it_again(context_of: ContextOf, tmp_path: Path) -> None:
+    options = {"script": FAILS_ONCE, "inputs": ["a", "b"], "args": [str(tmp_path)]}
+    tries = [batch(**options) for _ in range(3)]
+    with pytest.raises(AirflowException):
+        tries[0].execute(context_of(tries[0]))
+    for number in (1, 2):
+        assert tries[number].execute(context_of(tries[number], try_number=number + 1)) == ["aa", "bb"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "xx", "b": "xxx"}
+
+
+def test_failures_that_are_borne_are_not_run_again(context_of: ContextOf) -> None:
+    options = {"script": FAILS_ON_TWO, "inputs": ["1", "2", "3"], "fail_on": "all"}
+    lost = batch(**options)
+    submitted = lost._submit_once(context_of(lost))
+    RGridHook().client.wait_batch(submitted.batch_id)
+    again = batch(**options)
+    context = context_of(again, try_number=2)
+    assert again.execute(context) == [1, None, 3]
+    assert context["ti"].xcoms["batch_id"] == submitted.batch_id
+
+
+def finished(operator: RGridBatchOperator, context: dict[str, Any]) -> Any:
+    """What a try returns, through the triggerer where it defers."""
+    try:
+        return operator.execute(context)
+    except TaskDeferred as deferred:
+        return operator.execute_complete(context, first_event(deferred.trigger))
+
+
 def test_a_glob_that_matches_nothing_is_named(context_of: ContextOf, tmp_path: Path) -> None:
     operator = batch(script="print(1)", inputs=str(tmp_path / "*.nothing"))
     with pytest.raises(AirflowException, match="matches no input"):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
 
+import rgrid_provider.operators.base as base
 import rgrid_provider.operators.rgrid as operators
 import rgrid_provider.triggers.rgrid as triggers
 from rgrid_provider.hooks.rgrid import RGridHook
@@ -151,7 +152,7 @@ def test_not_waiting_returns_the_id_at_once(context_of: ContextOf) -> None:
 
 
 def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "is_still_this_try", lambda _ti: False)
+    monkeypatch.setattr(base, "is_still_this_try", lambda _ti: False)
     operator = run(SLEEPER, wait_for_completion=False)
     execution_id = operator.execute(context_of(operator))
     operator.on_kill()
@@ -161,7 +162,7 @@ def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: 
 def test_a_stopping_worker_leaves_the_execution_running(
     context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "is_still_this_try", lambda _ti: True)
+    monkeypatch.setattr(base, "is_still_this_try", lambda _ti: True)
     operator = run(SLEEPER, wait_for_completion=False)
     execution_id = operator.execute(context_of(operator))
     operator.on_kill()

@@ -1,0 +1,119 @@
+"""What the operators share: what is run, where, for whom, and how it is ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jinja2 import TemplateNotFound
+
+from rgrid.client import Client
+from rgrid.submissions import execution_body
+from rgrid_provider._compat import BaseOperator, default_deferrable, is_still_this_try
+from rgrid_provider.attribution import attribution
+from rgrid_provider.hooks.rgrid import RGridHook
+from rgrid_provider.sources import requirements_text, script_source
+
+
+class GridOperator(BaseOperator):
+    """What both operators share: what is run, how it is submitted once, and how it is ended."""
+
+    template_ext: Sequence[str] = (".py",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"script": "python", "requirements": "text"}
+    ui_color = "#e6f2ef"
+
+    def __init__(
+        self,
+        *,
+        script: str,
+        args: Sequence[str] = (),
+        env_vars: Mapping[str, str] | None = None,
+        requirements: str | Sequence[str] | None = None,
+        runtime: str | None = None,
+        output_dir: str | None = None,
+        timeout_seconds: int | None = None,
+        cpus: float | None = None,
+        memory_mib: int | None = None,
+        priority: int | None = None,
+        user_metadata: Mapping[str, Any] | None = None,
+        rgrid_conn_id: str = RGridHook.default_conn_name,
+        deferrable: bool | None = None,
+        wait_for_completion: bool = True,
+        poll_interval: float = 30.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.script = script
+        self.args = args
+        self.env_vars = env_vars
+        self.requirements = requirements
+        self.runtime = runtime
+        self.output_dir = output_dir
+        self.timeout_seconds = timeout_seconds
+        self.cpus = cpus
+        self.memory_mib = memory_mib
+        self.priority = priority
+        self.user_metadata = user_metadata
+        self.rgrid_conn_id = rgrid_conn_id
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
+        self.wait_for_completion = wait_for_completion
+        self.poll_interval = poll_interval
+        self._task_instance: Any = None
+        self._work_id: str | None = None
+
+    def render_template(
+        self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
+    ) -> Any:
+        """Render a templated field; only ``script`` is read from a file where it ends in ``.py``."""
+        if isinstance(content, str) and content.endswith(".py") and "{" not in content:
+            if content != self.script or Path(content).is_absolute():
+                # an argument that is called so, or a file that is read where the task runs
+                return content
+            try:
+                return super().render_template(content, context, jinja_env, seen_oids)
+            except TemplateNotFound:
+                return content
+        return super().render_template(content, context, jinja_env, seen_oids)
+
+    def resolve_template_files(self) -> None:
+        """Files are read when the task runs, not when its DAG is parsed."""
+
+    @cached_property
+    def hook(self) -> RGridHook:
+        """The hook of this operator's connection."""
+        return RGridHook(self.rgrid_conn_id)
+
+    def _body(self, context: Any) -> dict[str, Any]:
+        source, name = script_source(self.script)
+        return execution_body(
+            source,
+            args=[str(arg) for arg in self.args],
+            env_vars={name: str(value) for name, value in (self.env_vars or {}).items()},
+            requirements=requirements_text(self.requirements),
+            runtime=self.runtime,
+            timeout_seconds=self.timeout_seconds,
+            cpus=self.cpus,
+            memory_mib=self.memory_mib,
+            priority=self.priority,
+            user_metadata={**(self.user_metadata or {}), **attribution(context)},
+            script_name=name,
+        )
+
+    def _defer(self, trigger: Any, method_name: str) -> None:
+        self.defer(trigger=trigger, method_name=method_name, timeout=self.execution_timeout)
+
+    def on_kill(self) -> None:
+        """Cancel the work when a user ended the task; leave it when only the worker stops."""
+        if self._work_id is None:
+            return
+        if is_still_this_try(self._task_instance):
+            self.log.info("the worker stops; %s goes on, and the next try attaches to it", self._work_id)
+            return
+        self.log.info("the task was ended; canceling %s", self._work_id)
+        # a hook of its own: the signal may have come in the middle of the other's request
+        self._cancel(RGridHook(self.rgrid_conn_id).client, self._work_id)
+
+    def _cancel(self, client: Client, work_id: str) -> None:
+        raise TypeError("an operator says how its work is ended")

@@ -1,0 +1,247 @@
+"""One script over many inputs; another try runs only what has not completed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rgrid.client import Client
+from rgrid.exceptions import ConfigurationError, InvalidRequest, RunKeyConflict, TooLarge
+from rgrid.models import Batch, BatchResult
+from rgrid.streams import folder_by_input
+from rgrid_provider._compat import AirflowException, AirflowFailException, AirflowTaskTimeout
+from rgrid_provider.attribution import run_key
+from rgrid_provider.links.rgrid import RGridBatchLink
+from rgrid_provider.operators.base import GridOperator
+from rgrid_provider.sources import batch_items
+from rgrid_provider.tasklog import TaskLog, last_line_value
+from rgrid_provider.triggers.rgrid import RGridBatchTrigger
+
+RETRY_OF = "airflow_retry_of"
+"""In a batch's metadata: the batch of an earlier try, of which it runs what had not completed."""
+MAX_LOGS_SHOWN = 100
+"""So many executions' logs are in the task's log; those that failed come first."""
+
+Item = Mapping[str, Any]
+
+
+class RGridBatchOperator(GridOperator):
+    """Runs one script over many inputs.
+
+    Args, beside those of :class:`rgrid_provider.operators.rgrid.RGridRunOperator`:
+        inputs: a glob, or a list of paths, of arguments, or of lists of arguments; each is one execution,
+            whose arguments are the item's own and then ``args``.
+        parallelism: how many run at once; as many as there is room for when None.
+        fail_on: ``any`` (one failure fails the task), ``all``, or a fraction of failures that is too much.
+
+    Pushes ``batch_id`` as soon as it is submitted, then ``return_value`` (the last line of each execution's
+    stdout, in order of the inputs; None for one that failed) and ``cost_micros``, all tries together. With
+    ``output_dir`` the outputs of each go to a folder of its own, called as its input.
+
+    A try after one that failed runs only what had not completed, and takes the other results from before.
+    """
+
+    template_fields: Sequence[str] = (
+        "script",
+        "args",
+        "env_vars",
+        "requirements",
+        "runtime",
+        "inputs",
+        "output_dir",
+        "user_metadata",
+    )
+    operator_extra_links = (RGridBatchLink(),)
+
+    def __init__(
+        self,
+        *,
+        inputs: str | Sequence[Any],
+        parallelism: int | None = None,
+        fail_on: str | float = "any",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.inputs = inputs
+        self.parallelism = parallelism
+        self.fail_on = fail_on
+        if not (fail_on in {"any", "all"} or (isinstance(fail_on, float) and 0 < fail_on <= 1)):
+            raise ValueError(f"fail_on is 'any', 'all' or a fraction above 0 and up to 1, not {fail_on!r}")
+
+    def execute(self, context: Any) -> Any:
+        """Submit, or attach to what an earlier try submitted; then wait."""
+        self._task_instance = context["ti"]
+        batch = self._submit_once(context)
+        self._work_id = batch.batch_id
+        context["ti"].xcom_push(key="batch_id", value=batch.batch_id)
+        if not self.wait_for_completion:
+            return batch.batch_id
+        if self.deferrable and not batch.is_terminal:
+            self._defer(
+                RGridBatchTrigger(
+                    rgrid_conn_id=self.rgrid_conn_id,
+                    batch_id=batch.batch_id,
+                    poll_interval=self.poll_interval,
+                ),
+                "execute_complete",
+            )
+        try:
+            batch = self._watch(batch)
+        except AirflowTaskTimeout:
+            self.hook.client.cancel_batch(batch.batch_id)
+            raise
+        return self._take(context, batch)
+
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
+        """Take the results of a batch that the triggerer has waited for."""
+        if event.get("error"):
+            raise AirflowException(f"waiting for {event['batch_id']} failed: {event['error']}")
+        return self._take(context, self.hook.client.batch(event["batch_id"]))
+
+    def _cancel(self, client: Client, work_id: str) -> None:
+        client.cancel_batch(work_id)
+
+    def _submit_once(self, context: Any) -> Batch:
+        """The batch that this try waits for: an earlier one, or what of it had not completed, anew."""
+        client = self.hook.client
+        try:
+            body = self._body(context)
+            planned = batch_items(self.inputs, body.pop("args"))
+            hashes = client.upload({name: path for _, item in planned for name, path in item.files.items()})
+            items: list[Item] = [
+                {
+                    "args": list(item.args),
+                    "inputs": {name: hashes[name] for name in item.files},
+                    "input_file": called,
+                }
+                for called, item in planned
+            ]
+            batch = self._submit(context, body, items)
+            while batch.attached and batch.is_terminal:
+                left = [
+                    one.batch_index for one in client.batch_executions(batch.batch_id) if not one.succeeded
+                ]
+                if not self._is_too_much(len(left), len(planned)):
+                    break
+                items = [items[index] for index in left]
+                self.log.info(
+                    "%s of an earlier try %s; running its %d that have not completed again",
+                    batch.batch_id,
+                    batch.status,
+                    len(items),
+                )
+                batch = self._submit(context, body, items, retry_of=batch.batch_id)
+        except (ConfigurationError, InvalidRequest, TooLarge) as error:
+            raise AirflowFailException(str(error)) from error
+        what = "attached to" if batch.attached else "submitted"
+        self.log.info("%s %s with %d executions", what, batch.batch_id, batch.total)
+        return batch
+
+    def _submit(
+        self, context: Any, template: Mapping[str, Any], items: Sequence[Item], *, retry_of: str | None = None
+    ) -> Batch:
+        client = self.hook.client
+        key, metadata = run_key(context["ti"]), dict(template["user_metadata"])
+        if retry_of is not None:
+            # each try finds the same way from the first batch to the one that was submitted last
+            key, metadata[RETRY_OF] = f"{key}/after/{retry_of}", retry_of
+        options: dict[str, Any] = {
+            "parallelism": self.parallelism,
+            "run_key": key,
+            "user_metadata": metadata,
+        }
+        try:
+            return client.submit_batch(template, items, **options)
+        except RunKeyConflict as conflict:
+            holder = conflict.holder_id
+            self.log.warning(
+                "an earlier try submitted other work as %s: the DAG has changed since; canceling that", holder
+            )
+            client.cancel_batch(holder)
+            client.wait_batch(holder)
+            client.acknowledge_batch(holder)
+            return client.submit_batch(template, items, **options)
+
+    def _watch(self, batch: Batch) -> Batch:
+        client, told = self.hook.client, -1
+        while True:
+            if batch.counts.finished != told:
+                told = batch.counts.finished
+                self.log.info("%d of %d ended, %d failed", told, batch.total, batch.counts.failed)
+            if batch.is_terminal:
+                return batch
+            batch = client.batch(batch.batch_id, min(5.0, self.poll_interval))
+
+    def _take(self, context: Any, batch: Batch) -> Any:
+        client = self.hook.client
+        chain = self._with_earlier_tries(batch)
+        outcomes = self._outcomes(chain)
+        failed = [result for result in outcomes if not result.succeeded]
+        cost_micros = sum(one.total_cost_micros for one in chain)
+        context["ti"].xcom_push(key="cost_micros", value=cost_micros)
+        self._show(sorted(outcomes, key=lambda result: result.succeeded))
+        self.log.info(
+            "%s: %d of %d completed for %d micro-euro",
+            batch.batch_id,
+            len(outcomes) - len(failed),
+            len(outcomes),
+            cost_micros,
+        )
+        if self._is_too_much(len(failed), len(outcomes)):
+            # not acknowledged: the next try finds it, and runs what failed again
+            told = "; ".join(f"{item.input_file}: {item.error or item.status}" for item in failed[:10])
+            raise AirflowException(f"{len(failed)} of {len(outcomes)} of {batch.batch_id} failed: {told}")
+        if self.output_dir is not None:
+            self._fetch(chain, outcomes, Path(self.output_dir))
+        for one in chain:
+            client.acknowledge_batch(one.batch_id)
+        return [last_line_value(result.last_line or "") if result.succeeded else None for result in outcomes]
+
+    def _with_earlier_tries(self, batch: Batch) -> list[Batch]:
+        """A batch and those whose rest it runs, the first one first."""
+        chain = [batch]
+        while (earlier := chain[0].user_metadata.get(RETRY_OF)) is not None:
+            chain.insert(0, self.hook.client.batch(str(earlier)))
+        return chain
+
+    def _outcomes(self, chain: Sequence[Batch]) -> list[BatchResult]:
+        """What came of each input, in their order: of the last batch that ran it."""
+        outcomes: dict[int, BatchResult] = {}
+        places: Sequence[int] = range(chain[0].total)
+        for batch in chain:
+            results = {item.batch_index: item for item in self.hook.client.batch_results(batch.batch_id)}
+            outcomes.update({place: results[index] for index, place in enumerate(places)})
+            places = [place for index, place in enumerate(places) if not results[index].succeeded]
+        return [outcomes[place] for place in range(len(outcomes))]
+
+    def _show(self, outcomes: Sequence[BatchResult]) -> None:
+        for result in outcomes[:MAX_LOGS_SHOWN]:
+            self.log.info("%s (%s): %s", result.input_file, result.execution_id, result.status)
+            task_log = TaskLog(self.log.info)
+            for entry in self.hook.client.logs(result.execution_id):
+                task_log.add(entry)
+            task_log.end()
+        if len(outcomes) > MAX_LOGS_SHOWN:
+            self.log.info("the logs of %d more are on the grid", len(outcomes) - MAX_LOGS_SHOWN)
+
+    def _fetch(self, chain: Sequence[Batch], outcomes: Sequence[BatchResult], directory: Path) -> None:
+        client = self.hook.client
+        if len(chain) == 1:
+            _exhaust(client.batch_outputs(chain[0].batch_id, directory))
+            return
+        # of what was run again only the last outputs count
+        for result in outcomes:
+            client.download(result.execution_id, directory / folder_by_input(result))
+
+    def _is_too_much(self, failed: int, total: int) -> bool:
+        if self.fail_on == "any":
+            return failed > 0
+        if self.fail_on == "all":
+            return failed == total
+        return failed >= float(self.fail_on) * total and failed > 0
+
+
+def _exhaust(results: Iterator[BatchResult]) -> None:
+    for _ in results:
+        pass
