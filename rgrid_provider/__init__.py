@@ -68,5 +68,6 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "task-decorators": [{"name": "rgrid", "class-name": "rgrid_provider.decorators.rgrid.rgrid_task"}],
         "plugins": [{"name": "rgrid_cost", "plugin-class": "rgrid_provider.plugins.cost.RGridCostPlugin"}],
     }

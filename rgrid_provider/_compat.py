@@ -9,13 +9,16 @@ from typing import Any
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
+    AirflowSkipException,
     AirflowTaskTimeout,
     BaseHook,
     BaseOperator,
     BaseOperatorLink,
     BaseSensorOperator,
+    DecoratedOperator,
     XCom,
     conf,
+    task_decorator_factory,
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -24,18 +27,21 @@ __all__ = [
     "AIRFLOW_V_3_0_PLUS",
     "AirflowException",
     "AirflowFailException",
+    "AirflowSkipException",
     "AirflowTaskTimeout",
     "BaseHook",
     "BaseOperator",
     "BaseOperatorLink",
     "BaseSensorOperator",
     "BaseTrigger",
+    "DecoratedOperator",
     "TriggerEvent",
     "XCom",
     "base_url",
     "conf",
     "default_deferrable",
     "is_still_this_try",
+    "task_decorator_factory",
     "was_deferred_task_killed",
 ]
 

@@ -12,9 +12,10 @@ only those are read, few at a time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ from rgrid.models import Execution, LogEntry, LogPage
 from rgrid.patience import PASSING
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 HELD_SECONDS = 30.0
 """So long the server may hold the feed's request while nothing happens."""
@@ -59,7 +62,7 @@ class Feed:
         self._reading = asyncio.Semaphore(READERS)
         # whoever waits first must not lend its log's context to what is done for all
         self._tasks = [
-            asyncio.get_running_loop().create_task(work(), context=Context())
+            asyncio.get_running_loop().create_task(self._keep_up(work), context=Context())
             for work in (self._read, self._look, self._scout)
         ]
 
@@ -134,6 +137,17 @@ class Feed:
         await self.client.close()
 
     # what is done for all
+
+    async def _keep_up(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it again after an error that nobody foresaw; who waits hears of it rather than of nothing."""
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                log.exception("waiting for the grid failed; it is begun again")
+                failure = RGridError(f"waiting failed: {type(error).__name__}: {error}")
+                failure.__cause__ = error
+                await self._fail(failure)
 
     async def _read(self) -> None:
         after: int | None = None
@@ -225,6 +239,8 @@ class Feed:
     async def _fail(self, error: RGridError) -> None:
         """Tell all who wait that the server refuses; who comes later is not refused unasked."""
         self._refuse([*self._waiting, *self._grown], error)
+        for members in self._moved.values():
+            _set(members)
         await asyncio.sleep(FAILED_PAUSE_SECONDS)
 
     async def _log_page(self, execution_id: str, after: int) -> LogPage:

@@ -148,22 +148,45 @@ class RGridRunOperator(GridOperator):
             execution.cost_micros,
         )
         if not execution.succeeded:
+            failure = self._failure_of(execution)
             client.acknowledge(execution.execution_id)
-            raise AirflowException(describe_failure(execution))
+            raise failure
         artifacts = [
             item for item in client.artifacts(execution.execution_id) if item.artifact_type == "output"
         ]
+        shown = set(self._output_names([item.filename for item in artifacts]))
         task_instance.xcom_push(
             key="artifacts",
             value=[
                 {"filename": item.filename, "file_path": item.file_path, "size_bytes": item.size_bytes}
-                for item in artifacts[:MAX_ARTIFACTS_IN_XCOM]
-            ],
+                for item in artifacts
+                if item.filename in shown
+            ][:MAX_ARTIFACTS_IN_XCOM],
         )
         if self.output_dir is not None:
-            client.download(execution.execution_id, self.output_dir)
+            client.download(execution.execution_id, self.output_dir, names=sorted(shown))
+        try:
+            value = self._value_of(execution)
+        except AirflowException:
+            # that is what it came to; what could not be fetched is left for the next try
+            client.acknowledge(execution.execution_id)
+            raise
         client.acknowledge(execution.execution_id)
+        return value
+
+    # what a task that is more than a script makes of an execution
+
+    def _output_names(self, names: Sequence[str]) -> list[str]:
+        """Those of an execution's outputs that are the script's."""
+        return list(names)
+
+    def _value_of(self, execution: Execution) -> Any:
+        """What the task returns."""
         return last_line_value(execution.stdout)
+
+    def _failure_of(self, execution: Execution) -> AirflowException:
+        """What the task fails with."""
+        return AirflowException(describe_failure(execution))
 
 
 def describe_failure(execution: Execution) -> str:

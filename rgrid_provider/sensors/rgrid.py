@@ -64,7 +64,10 @@ class RGridExecutionSensor(_GridSensor):
         if not self.poke(context):
             self._defer(
                 RGridExecutionTrigger(
-                    rgrid_conn_id=self.rgrid_conn_id, execution_id=self.execution_id, follow_logs=False
+                    rgrid_conn_id=self.rgrid_conn_id,
+                    execution_id=self.execution_id,
+                    follow_logs=False,
+                    cancel_on_kill=False,
                 )
             )
         return None
@@ -100,7 +103,11 @@ class RGridBatchSensor(_GridSensor):
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
-            self._defer(RGridBatchTrigger(rgrid_conn_id=self.rgrid_conn_id, batch_id=self.batch_id))
+            self._defer(
+                RGridBatchTrigger(
+                    rgrid_conn_id=self.rgrid_conn_id, batch_id=self.batch_id, cancel_on_kill=False
+                )
+            )
         return None
 
     def poke(self, context: Any) -> bool:

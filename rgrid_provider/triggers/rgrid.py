@@ -19,10 +19,13 @@ from rgrid_provider.tasklog import TaskLog
 class _GridTrigger(BaseTrigger):
     """What both triggers share: the feed of their connection, and the end that a user brings."""
 
-    def __init__(self, rgrid_conn_id: str, poll_interval: float = 30.0) -> None:
+    def __init__(
+        self, rgrid_conn_id: str, poll_interval: float = 30.0, *, cancel_on_kill: bool = True
+    ) -> None:
         super().__init__()
         self.rgrid_conn_id = rgrid_conn_id
         self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the end, and say so once."""
@@ -32,13 +35,18 @@ class _GridTrigger(BaseTrigger):
             except RGridError as error:
                 event = self._told(error=str(error))
             except asyncio.CancelledError:
-                if await was_deferred_task_killed(self):
+                if self.cancel_on_kill and await was_deferred_task_killed(self):
                     await self._cancel(feed.client)
                 raise
         yield TriggerEvent(event)
 
     async def on_kill(self) -> None:
-        """A user ended the deferred task: end its work (called by Airflow 3.3 and later)."""
+        """A user ended the deferred task: end its work (called by Airflow 3.3 and later).
+
+        A sensor's task only watches: what it waits for is somebody else's, and goes on.
+        """
+        if not self.cancel_on_kill:
+            return
         async with self._feed() as feed:
             await self._cancel(feed.client)
 
@@ -59,9 +67,15 @@ class RGridExecutionTrigger(_GridTrigger):
     """Waits for an execution; its lines appear in the task's log as they are printed."""
 
     def __init__(
-        self, rgrid_conn_id: str, execution_id: str, poll_interval: float = 30.0, follow_logs: bool = True
+        self,
+        rgrid_conn_id: str,
+        execution_id: str,
+        poll_interval: float = 30.0,
+        follow_logs: bool = True,
+        *,
+        cancel_on_kill: bool = True,
     ) -> None:
-        super().__init__(rgrid_conn_id, poll_interval)
+        super().__init__(rgrid_conn_id, poll_interval, cancel_on_kill=cancel_on_kill)
         self.execution_id = execution_id
         self.follow_logs = follow_logs
 
@@ -74,6 +88,7 @@ class RGridExecutionTrigger(_GridTrigger):
                 "execution_id": self.execution_id,
                 "poll_interval": self.poll_interval,
                 "follow_logs": self.follow_logs,
+                "cancel_on_kill": self.cancel_on_kill,
             },
         )
 
@@ -102,8 +117,15 @@ class RGridExecutionTrigger(_GridTrigger):
 class RGridBatchTrigger(_GridTrigger):
     """Waits for a batch."""
 
-    def __init__(self, rgrid_conn_id: str, batch_id: str, poll_interval: float = 30.0) -> None:
-        super().__init__(rgrid_conn_id, poll_interval)
+    def __init__(
+        self,
+        rgrid_conn_id: str,
+        batch_id: str,
+        poll_interval: float = 30.0,
+        *,
+        cancel_on_kill: bool = True,
+    ) -> None:
+        super().__init__(rgrid_conn_id, poll_interval, cancel_on_kill=cancel_on_kill)
         self.batch_id = batch_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -114,6 +136,7 @@ class RGridBatchTrigger(_GridTrigger):
                 "rgrid_conn_id": self.rgrid_conn_id,
                 "batch_id": self.batch_id,
                 "poll_interval": self.poll_interval,
+                "cancel_on_kill": self.cancel_on_kill,
             },
         )
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 
+import rgrid_provider.triggers.rgrid as triggers
 from rgrid_provider.hooks.rgrid import RGridHook
-from rgrid_provider.operators.rgrid import RGridBatchOperator
+from rgrid_provider.operators.rgrid import RGridBatchOperator, RGridRunOperator
 from rgrid_provider.sensors.rgrid import RGridBatchSensor, RGridExecutionSensor
 from tests.live import LiveServer
 
@@ -207,6 +208,45 @@ def test_a_batch_sensor_waits_for_all_of_it(context_of: ContextOf, server: LiveS
     client.wait_batch(submitted.batch_id)
     sensor = RGridBatchSensor(task_id="sense", batch_id=submitted.batch_id, deferrable=False)
     assert sensor.poke({}) is True
+
+
+@pytest.mark.parametrize("watches", [False, True])
+@pytest.mark.parametrize("by_hook", [False, True])
+def test_a_kill_ends_what_the_task_began_and_not_what_it_watches(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch, watches: bool, by_hook: bool
+) -> None:
+    client = RGridHook().client
+    script = "import time\ntime.sleep(60)"
+    if watches:
+        execution_id = client.submit(script).execution_id
+        task: Any = RGridExecutionSensor(task_id="sense", execution_id=execution_id, deferrable=True)
+        context: dict[str, Any] = {}
+    else:
+        task = RGridRunOperator(task_id="task", script=script, deferrable=True)
+        context = context_of(task)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    execution_id = execution_id if watches else context["ti"].xcoms["execution_id"]
+    _, arguments = deferred.value.trigger.serialize()
+    trigger = type(deferred.value.trigger)(**arguments)
+
+    async def is_killed(_trigger: Any) -> bool:
+        return True
+
+    async def kill() -> None:
+        if by_hook:
+            await trigger.on_kill()
+            return
+        waiting = asyncio.create_task(anext(trigger.run()))
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    monkeypatch.setattr(triggers, "was_deferred_task_killed", is_killed)
+    asyncio.run(kill())
+    assert (client.get(execution_id).cancel_requested_at is None) is watches
+    client.cancel(execution_id)
 
 
 def first_event(trigger: Any) -> dict[str, Any]:

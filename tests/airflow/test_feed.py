@@ -11,7 +11,7 @@ import pytest
 
 from rgrid import calls
 from rgrid.aio import AsyncClient
-from rgrid.exceptions import NotFound, Unauthorized
+from rgrid.exceptions import NotFound, RGridError, Unauthorized
 from rgrid_provider import feed as feeds
 from rgrid_provider.feed import Feed, shared_feed
 from rgrid_provider.hooks.rgrid import RGridAsyncHook, RGridHook
@@ -242,6 +242,29 @@ def test_a_server_that_was_away_is_waited_for(tmp_path_factory: pytest.TempPathF
         run(wait)
     finally:
         server.stop()
+
+
+def test_an_error_that_nobody_foresaw_is_told_and_the_next_are_served(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "FAILED_PAUSE_SECONDS", 0.1)
+    held = client.send(HELD).execution_id
+    real = calls.get_events
+
+    def broken(*_: Any, **_options: Any) -> calls.Call[Any]:
+        monkeypatch.setattr(calls, "get_events", real)
+        raise ValueError("cannot be read")
+
+    async def wait() -> None:
+        async with counted() as (feed, _):
+            monkeypatch.setattr(calls, "get_events", broken)
+            with pytest.raises(RGridError, match="ValueError: cannot be read"):
+                await feed.ended(held)
+            waiting = asyncio.create_task(feed.ended(held))
+            await asyncio.to_thread(client.cancel, held)
+            assert await waiting == "canceled"
+
+    run(wait)
 
 
 def test_a_position_that_is_lost_is_found_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

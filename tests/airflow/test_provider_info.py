@@ -35,6 +35,7 @@ def test_everything_that_the_metadata_name_can_be_imported() -> None:
         *info["extra-links"],
         *(item["hook-class-name"] for item in info["connection-types"]),
         *(item["plugin-class"] for item in info["plugins"]),
+        *(item["class-name"] for item in info["task-decorators"]),
     ]
     for module in modules:
         importlib.import_module(module)

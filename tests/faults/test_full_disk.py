@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.disks import may_mount, small_disk
+from tests.faults.disks import SmallDisk, may_mount, small_disk
 from tests.faults.grid import Grid
 from tests.faults.history import Recorder, Work
 from tests.faults.load import SCRIPT, Load
@@ -26,9 +26,11 @@ def _mount(require: Callable[[bool, str], None], tmp_path: Path) -> None:
     require(may_mount(tmp_path), "to be allowed to mount a tmpfs (root does)")
 
 
-def submit_until_refused(api: Api, recorder: Recorder, load: Load) -> None:
+def submit_until_refused(api: Api, recorder: Recorder, load: Load, disk: SmallDisk) -> None:
     """Submit much, each under a key of its own, until one is refused: that one is to be there in no case."""
     for number in range(100):
+        # what ends and what is taken into the database meanwhile makes room again
+        disk.fill()
         name = f"much-{number}"
         outputs = {"mark": hashlib.sha256(name.encode()).hexdigest()}
         recorder.asks(Work(name, name, (), outputs))
@@ -43,10 +45,11 @@ def submit_until_refused(api: Api, recorder: Recorder, load: Load) -> None:
     assert "make room" in answer.json()["detail"]["message"]
 
 
-def assert_it_says_that_it_is_full(grid: Grid, load: Load) -> None:
+def assert_it_says_that_it_is_full(grid: Grid, load: Load, disk: SmallDisk) -> None:
     """What needs no room is answered, what needs it is refused with the way out."""
     api = Api(grid.server.api, grid.server.api_key)
-    submit_until_refused(api, grid.recorder, load)
+    submit_until_refused(api, grid.recorder, load, disk)
+    disk.fill()
     blob = api.call("PUT", "/blobs/" + "a" * 64, data=b"x" * 500_000)
     assert blob.status_code in {503, 507}, blob.text
     assert blob.json()["detail"]["error"] == "storage_full"
@@ -65,8 +68,7 @@ def test_a_full_disk_loses_nothing_and_the_server_goes_on_when_there_is_room(
         grid.add_runner()
         load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5)
         load.wait_until_begun(EXECUTIONS // 5)
-        disk.fill()
-        assert_it_says_that_it_is_full(grid, load)
+        assert_it_says_that_it_is_full(grid, load, disk)
         disk.make_room()
         grid.finish(load)
 

@@ -1,0 +1,1 @@
+"""RGrid's decorators for Airflow."""

@@ -1,0 +1,252 @@
+"""A Python function as a script of its own: its source, its arguments and what becomes of it.
+
+The script reads the arguments from a file beside it, calls the function, and leaves its result in another. It
+needs nothing but Python (and cloudpickle, for that serializer). A function that raises Airflow's
+``AirflowSkipException`` or ``AirflowFailException`` does so although Airflow is not there: the script brings
+a stand-in for the modules that define them, where they cannot be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ARGUMENTS = "rgrid-arguments"
+"""The input file that carries the arguments."""
+OUTCOME = "rgrid-outcome"
+"""The output file that says how the function ended."""
+RESULT = "rgrid-result"
+"""The output file with what it returned."""
+SERIALIZERS = ("json", "pickle", "cloudpickle")
+PICKLE_PROTOCOL = 4
+"""What every Python that a script may run under reads."""
+
+CONTEXT_NAMES = frozenset(
+    (
+        *("ds", "ds_nodash", "ts", "ts_nodash", "ts_nodash_with_tz", "run_id", "params"),
+        *("prev_start_date_success", "prev_end_date_success", "data_interval_start", "data_interval_end"),
+        *("logical_date", "map_index_template", "task_instance_key_str", "test_mode"),
+    )
+)
+"""What of a task's context a function may ask for by naming a parameter so."""
+
+_SCRIPT = '''\
+"""The function {name} of an Airflow task, with its arguments from {arguments!r}."""
+from __future__ import annotations
+
+import sys as _sys
+
+
+def _stand_in_for_airflow():
+    """Let functions raise what Airflow knows where Airflow is not installed."""
+    import importlib.util
+    import types
+
+    if importlib.util.find_spec("airflow") is not None:
+        return
+    for name in ("airflow", "airflow.exceptions", "airflow.sdk", "airflow.sdk.exceptions"):
+        module = types.ModuleType(name, "A stand-in with Airflow's exceptions.")
+        module.__path__ = []
+        _sys.modules[name] = module
+    errors = {{"AirflowException": type("AirflowException", (Exception,), {{}})}}
+    for name in ("AirflowSkipException", "AirflowFailException"):
+        errors[name] = type(name, (errors["AirflowException"],), {{}})
+    for error in errors.values():
+        error.__module__ = "airflow.exceptions"
+    for name in ("airflow.exceptions", "airflow.sdk.exceptions"):
+        vars(_sys.modules[name]).update(errors)
+
+
+_stand_in_for_airflow()
+
+{source}
+
+def _call():
+    import json
+
+    import {serializer} as serializer
+
+    binary = {serializer!r} != "json"
+    with open({arguments!r}, "rb" if binary else "r") as file:
+        args, kwargs = serializer.load(file)
+    outcome = None
+    try:
+        result = {name}(*args, **kwargs)
+        try:
+            content = serializer.dumps(result, protocol={protocol}) if binary else serializer.dumps(result)
+        except Exception as error:
+            raise TypeError(
+                "{name}() returned a " + type(result).__name__ + " that cannot be carried as {serializer} ("
+                + str(error) + "); return something else, or give another serializer"
+            ) from error
+        with open({result!r}, "wb" if binary else "w") as file:
+            file.write(content)
+        outcome = {{"ended": "returned"}}
+    except Exception as error:
+        names = [kind.__name__ for kind in type(error).__mro__]
+        ended = "skipped" if "AirflowSkipException" in names else "raised"
+        if "AirflowFailException" in names:
+            ended = "failed for good"
+        outcome = {{"ended": ended, "type": names[0], "message": str(error)}}
+        if ended != "skipped":
+            raise
+        print("skipped:", error, file=_sys.stderr)
+    finally:
+        # none where the function has left by sys.exit()
+        if outcome is not None:
+            with open({outcome!r}, "w") as file:
+                json.dump(outcome, file)
+
+
+if __name__ == "__main__":
+    _call()
+'''
+
+
+class CannotBeCarried(ValueError):
+    """An argument, a result or a serializer that does not work; the message names it and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a function ended: ``returned``, ``skipped``, ``raised`` or ``failed for good``, and why."""
+
+    ended: str
+    message: str = ""
+    type: str = ""
+
+    @classmethod
+    def read(cls, content: bytes) -> Outcome:
+        """From the file that the script left."""
+        told = json.loads(content)
+        return cls(str(told["ended"]), str(told.get("message", "")), str(told.get("type", "")))
+
+
+def build_script(source: str, name: str, serializer: str) -> str:
+    """The script that calls a function.
+
+    Args:
+        source: the function's source, without Airflow's decorators.
+        name: what it is called.
+        serializer: one of :data:`SERIALIZERS`.
+
+    Raises:
+        CannotBeCarried: there is no such serializer.
+    """
+    check_serializer(serializer)
+    return _SCRIPT.format(
+        source=source,
+        name=name,
+        serializer=serializer,
+        protocol=PICKLE_PROTOCOL,
+        arguments=ARGUMENTS,
+        outcome=OUTCOME,
+        result=RESULT,
+    )
+
+
+def check_serializer(serializer: str) -> None:
+    """Make sure that there is a serializer of this name.
+
+    Raises:
+        CannotBeCarried: there is not.
+    """
+    if serializer not in SERIALIZERS:
+        raise CannotBeCarried(f"there is no serializer {serializer!r}; take one of {', '.join(SERIALIZERS)}")
+
+
+def encode_arguments(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], serializer: str
+) -> bytes:
+    """The arguments as the script reads them.
+
+    Raises:
+        CannotBeCarried: one of them cannot be; the message names it.
+    """
+    dumps = _dumps(serializer)
+    try:
+        return dumps([list(args), dict(kwargs)])
+    except Exception as error:
+        name = _first_that_fails(function, args, kwargs, dumps)
+        others = ", ".join(one for one in SERIALIZERS if one != serializer)
+        raise CannotBeCarried(
+            f"the argument {name} of {function.__name__}() cannot be carried as {serializer} ({error}); "
+            f"give something else, or another serializer: {others}"
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """What Airflow reads only when it is looked at, such as the results of mapped tasks, as a list."""
+    is_lazy = isinstance(value, Sequence) and type(value).__module__.startswith("airflow.")
+    return list(value) if is_lazy else value
+
+
+def decode_result(content: bytes, serializer: str) -> Any:
+    """What the function returned.
+
+    Raises:
+        CannotBeCarried: it cannot be read here, such as an object of a class that is not installed here.
+    """
+    try:
+        return json.loads(content) if serializer == "json" else _module(serializer).loads(content)
+    except Exception as error:
+        raise CannotBeCarried(
+            f"what the function returned cannot be read here as {serializer} ({error}); return plain values, "
+            "or install what defines it beside Airflow"
+        ) from error
+
+
+def wanted_context(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], context: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What of the task's context a function asks for: parameters of such names that nobody has given.
+
+    Times are carried as ISO 8601, so that every serializer carries them.
+    """
+    found: dict[str, Any] = {}
+    names = list(inspect.signature(function).parameters)
+    for name in names[len(args) :]:
+        if name in CONTEXT_NAMES and name not in kwargs and name in context:
+            value = context[name]
+            found[name] = value.isoformat() if hasattr(value, "isoformat") else value
+    if "params" in found:
+        found["params"] = dict(found["params"])
+    return found
+
+
+def _dumps(serializer: str) -> Callable[[Any], bytes]:
+    check_serializer(serializer)
+    if serializer == "json":
+        # in one order, so that another try carries the same bytes
+        return lambda value: json.dumps(value, sort_keys=True).encode()
+    module = _module(serializer)
+    return lambda value: bytes(module.dumps(value, protocol=PICKLE_PROTOCOL))
+
+
+def _module(serializer: str) -> Any:
+    try:
+        return importlib.import_module(serializer)
+    except ImportError as error:
+        raise CannotBeCarried(
+            f"the serializer {serializer} is not installed beside Airflow: pip install {serializer}"
+        ) from error
+
+
+def _first_that_fails(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    dumps: Callable[[Any], bytes],
+) -> str:
+    names = list(inspect.signature(function).parameters)
+    named = {names[at] if at < len(names) else f"number {at + 1}": value for at, value in enumerate(args)}
+    for name, value in {**named, **kwargs}.items():
+        try:
+            dumps(value)
+        except Exception:
+            return repr(name)
+    return "list"
