@@ -11,7 +11,7 @@ from jinja2 import TemplateNotFound
 
 from rgrid.client import Client
 from rgrid.submissions import execution_body
-from rgrid_provider._compat import BaseOperator, default_deferrable, is_still_this_try
+from rgrid_provider._compat import BaseOperator, default_deferrable, is_deferral_timed_out, is_still_this_try
 from rgrid_provider.attribution import attribution
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.sources import requirements_text, script_source
@@ -23,6 +23,8 @@ class GridOperator(BaseOperator):
     template_ext: Sequence[str] = (".py",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"script": "python", "requirements": "text"}
     ui_color = "#e6f2ef"
+    work_id_key: ClassVar[str]
+    """The XCom that says what was submitted."""
 
     def __init__(
         self,
@@ -103,6 +105,20 @@ class GridOperator(BaseOperator):
 
     def _defer(self, trigger: Any, method_name: str) -> None:
         self.defer(trigger=trigger, method_name=method_name, timeout=self.execution_timeout)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
+        """Go on after the triggerer has waited; work that has outlived the task's time is canceled."""
+        if is_deferral_timed_out(next_method, next_kwargs):
+            task_instance = context["ti"]
+            work_id = task_instance.xcom_pull(
+                task_ids=task_instance.task_id,
+                key=self.work_id_key,
+                map_indexes=getattr(task_instance, "map_index", -1),
+            )
+            if work_id is not None:
+                self.log.info("the task's time is over; canceling %s", work_id)
+                self._cancel(self.hook.client, work_id)
+        return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
         """Cancel the work when a user ended the task; leave it when only the worker stops."""

@@ -53,6 +53,7 @@ class RGridBatchOperator(GridOperator):
         "user_metadata",
     )
     operator_extra_links = (RGridBatchLink(),)
+    work_id_key = "batch_id"
 
     def __init__(
         self,

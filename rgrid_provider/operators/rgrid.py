@@ -57,6 +57,7 @@ class RGridRunOperator(GridOperator):
         "user_metadata",
     )
     operator_extra_links = (RGridExecutionLink(),)
+    work_id_key = "execution_id"
 
     def __init__(
         self, *, input_files: Mapping[str, str] | Sequence[str] | None = None, **kwargs: Any

@@ -17,6 +17,22 @@ from tests.live import ROOT, LiveServer
 
 MAJOR = int(airflow.__version__.split(".")[0])
 DONE_SECONDS = 420
+TOO_SLOW = """
+import datetime
+
+from airflow.providers.common.compat.sdk import DAG
+
+from rgrid_provider.operators.rgrid import RGridRunOperator
+
+with DAG("too_slow", start_date=datetime.datetime(2024, 1, 1), schedule=None):
+    RGridRunOperator(
+        task_id="never",
+        script="import time\\ntime.sleep(600)",
+        deferrable=True,
+        execution_timeout=datetime.timedelta(seconds=10),
+    )
+"""
+"""A deferred task whose time is over before its script is."""
 
 
 def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
@@ -24,6 +40,7 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
 ) -> None:
     with AirflowHome(MAJOR, tmp_path, server) as home:
         shutil.copytree(ROOT / "dags" / "examples", home.dags, dirs_exist_ok=True)
+        (home.dags / "too_slow.py").write_text(TOO_SLOW)
         home.migrate()
         if MAJOR == 3:
             home.start("web", "scheduler", "dag-processor", "triggerer")
@@ -33,6 +50,7 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
         logs = home.task_logs()
         assert states == {"summarise": "success", "combine": "success", "tell_cost": "success"}, logs[-6000:]
         of_primes = run_of(home, "primes")
+        assert run_of(home, "too_slow") == {"never": "failed"}
         logs = home.task_logs()
         assert of_primes == {
             "count_primes": "success",
@@ -48,6 +66,8 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
     assert "[stdout] 9592 primes below 100000" in logs
     assert "the primes are all there" in logs
     with Client(server.url, server.api_key) as client:
+        (slow,) = client.list(metadata={"dag_id": "too_slow"})
+        assert client.wait(slow.execution_id, timeout_seconds=60).status == "canceled"
         parts = client.cost_breakdown("task", filters={"dag": "seattle_weather"})
         assert sum(group.cost_micros for group in parts.groups) == parts.total_cost_micros
         assert {group.key[0]: group.executions for group in parts.groups} == {"summarise": 4, "combine": 1}
