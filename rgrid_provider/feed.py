@@ -105,6 +105,18 @@ class Feed:
         finally:
             _leave(self._moved, batch_id, moved)
 
+    async def budget_left(self, least_micros: int, look_seconds: float) -> int | None:
+        """Wait until this month's budget leaves so much; returns what it leaves, None without a limit.
+
+        Raises:
+            rgrid.exceptions.RGridError: the server refuses to tell.
+        """
+        while True:
+            left_micros = (await self._read_shortly(calls.get_budget())).left_micros
+            if left_micros is None or left_micros >= least_micros:
+                return left_micros
+            await asyncio.sleep(look_seconds)
+
     async def log(self, execution_id: str) -> AsyncIterator[LogEntry]:
         """A log's entries as they come, until it is complete.
 

@@ -21,6 +21,13 @@ class Budget(Model):
     alert_threshold_percent: int = 80
     message: str = ""
 
+    @property
+    def left_micros(self) -> int | None:
+        """What may yet be spent this month, below 0 where more was; None without a limit."""
+        if not self.has_limit or self.monthly_limit_micros is None:
+            return None
+        return self.monthly_limit_micros - self.current_usage_micros
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Model):

@@ -1,4 +1,4 @@
-"""Sensors: waiting for an execution or a batch that was started elsewhere."""
+"""Sensors: waiting for an execution or a batch that was started elsewhere, or for money to spend."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from rgrid_provider._compat import AirflowException, BaseSensorOperator, default_deferrable
 from rgrid_provider.hooks.rgrid import RGridHook
-from rgrid_provider.triggers.rgrid import RGridBatchTrigger, RGridExecutionTrigger
+from rgrid_provider.triggers.rgrid import RGridBatchTrigger, RGridBudgetTrigger, RGridExecutionTrigger
 
 
 class _GridSensor(BaseSensorOperator):
-    """What both sensors share."""
+    """What the sensors share."""
 
     def __init__(
         self,
@@ -119,3 +119,47 @@ class RGridBatchSensor(_GridSensor):
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> None:
         """The triggerer has waited."""
         self._check(self.batch_id, event.get("status", "failed"), event.get("error"))
+
+
+class RGridBudgetSensor(_GridSensor):
+    """Waits until this month's budget leaves so much to spend; passes at once where there is no limit.
+
+    The limit is the tenant's own (``rgrid cost set-limit``), and a month ends at midnight UTC.
+
+    Args:
+        least_micros: how many millionths of a euro have to be left.
+        rgrid_conn_id: the connection.
+        deferrable: wait in the triggerer; the configuration's default when None.
+    """
+
+    template_fields: Sequence[str] = ("least_micros",)
+
+    def __init__(self, *, least_micros: int | str = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.least_micros = least_micros
+
+    def execute(self, context: Any) -> Any:
+        """Wait, here or in the triggerer."""
+        if not self.deferrable:
+            return super().execute(context)
+        if not self.poke(context):
+            self._defer(
+                RGridBudgetTrigger(
+                    rgrid_conn_id=self.rgrid_conn_id,
+                    least_micros=int(self.least_micros),
+                    poll_interval=self.poke_interval,
+                )
+            )
+        return None
+
+    def poke(self, context: Any) -> bool:
+        """Look once."""
+        left_micros = self.hook.client.budget().left_micros
+        told = "there is no limit" if left_micros is None else f"{left_micros} micro-euro are left"
+        self.log.info("%s this month", told)
+        return left_micros is None or left_micros >= int(self.least_micros)
+
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> None:
+        """The triggerer has waited."""
+        if event.get("error"):
+            raise AirflowException(f"waiting for the budget failed: {event['error']}")

@@ -148,3 +148,29 @@ class RGridBatchTrigger(_GridTrigger):
 
     def _told(self, **facts: Any) -> dict[str, Any]:
         return {"batch_id": self.batch_id, **facts}
+
+
+class RGridBudgetTrigger(_GridTrigger):
+    """Waits until this month's budget leaves something to spend."""
+
+    def __init__(self, rgrid_conn_id: str, least_micros: int, poll_interval: float = 30.0) -> None:
+        # there is nothing that a kill could end
+        super().__init__(rgrid_conn_id, poll_interval, cancel_on_kill=False)
+        self.least_micros = least_micros
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """How a triggerer makes it anew."""
+        return (
+            "rgrid_provider.triggers.rgrid.RGridBudgetTrigger",
+            {
+                "rgrid_conn_id": self.rgrid_conn_id,
+                "least_micros": self.least_micros,
+                "poll_interval": self.poll_interval,
+            },
+        )
+
+    async def _wait(self, feed: Feed) -> dict[str, Any]:
+        return self._told(left_micros=await feed.budget_left(self.least_micros, self.poll_interval))
+
+    def _told(self, **facts: Any) -> dict[str, Any]:
+        return facts

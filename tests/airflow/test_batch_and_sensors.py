@@ -11,9 +11,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 
 import rgrid_provider.triggers.rgrid as triggers
+from rgrid import calls
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.operators.rgrid import RGridBatchOperator, RGridRunOperator
-from rgrid_provider.sensors.rgrid import RGridBatchSensor, RGridExecutionSensor
+from rgrid_provider.sensors.rgrid import RGridBatchSensor, RGridBudgetSensor, RGridExecutionSensor
 from tests.live import LiveServer
 
 ContextOf = Callable[..., dict[str, Any]]
@@ -208,6 +209,38 @@ def test_a_batch_sensor_waits_for_all_of_it(context_of: ContextOf, server: LiveS
     client.wait_batch(submitted.batch_id)
     sensor = RGridBatchSensor(task_id="sense", batch_id=submitted.batch_id, deferrable=False)
     assert sensor.poke({}) is True
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_budget_sensor_passes_when_there_is_money_to_spend(server: LiveServer, deferrable: bool) -> None:
+    client = RGridHook().client
+    spent = client.send(calls.get_budget()).current_usage_micros
+    sensor = RGridBudgetSensor(
+        task_id="sense", least_micros=1_000_000, deferrable=deferrable, poke_interval=0.05
+    )
+    assert sensor.poke({}) is True
+    # a micro less is left than what is asked for
+    client.send(calls.set_budget(f"{(spent + 999_999) / 1e6:.6f}"))
+    try:
+        assert sensor.poke({}) is False
+        if deferrable:
+            with pytest.raises(TaskDeferred) as deferred:
+                sensor.execute({})
+            _, arguments = deferred.value.trigger.serialize()
+            trigger = type(deferred.value.trigger)(**arguments)
+
+            async def wait() -> Any:
+                waiting = asyncio.create_task(anext(trigger.run()))
+                await asyncio.sleep(0.3)
+                assert not waiting.done()
+                await asyncio.to_thread(client.send, calls.set_budget(f"{(spent + 2_000_000) / 1e6:.6f}"))
+                return (await waiting).payload
+
+            event = asyncio.run(wait())
+            assert event["left_micros"] >= 1_000_000
+            sensor.execute_complete({}, event)
+    finally:
+        client.send(calls.remove_budget())
 
 
 @pytest.mark.parametrize("watches", [False, True])
