@@ -91,14 +91,12 @@ async def was_deferred_task_killed(trigger: Any) -> bool:
     return not await asyncio.to_thread(is_still_this_try, task_instance)
 
 
-DEFERRAL_TIMEOUTS = ("Trigger timeout", "Trigger/execution timeout")
-"""What the schedulers of 3.3 and of 2.11 call it when a deferred task's time is over."""
-
-
 def is_deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether a deferred task is resumed only to fail, because its time is over."""
-    # on 3.3 it may be an enumeration's member, which is equal to its text and has another hash
-    return next_method == "__fail__" and (next_kwargs or {}).get("error") in DEFERRAL_TIMEOUTS
+    """Whether a deferred task is resumed only to fail, because its time is over.
+
+    2.11 never asks: there the task's own timeout fails it before its operator is called.
+    """
+    return next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
 
 
 def _task_state(task_instance: Any) -> str | None:

@@ -16,7 +16,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import Context
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -259,15 +259,20 @@ class Feed:
         return await self._read_shortly(calls.get_logs(execution_id, after))
 
     async def _read_shortly(self, call: calls.Call[T]) -> T:
-        async with self._reading:
-            return await self._answer_to(call)
+        return await self._answer_to(call, self._reading)
 
-    async def _answer_to(self, call: calls.Call[T]) -> T:
-        """Ask until the server answers, however long it is away: the task's own timeout bounds the wait."""
+    async def _answer_to(
+        self, call: calls.Call[T], gate: AbstractAsyncContextManager[None] | None = None
+    ) -> T:
+        """Ask until the server answers, however long it is away: the task's own timeout bounds the wait.
+
+        What is refused again and again waits outside of the gate, where it keeps nobody else from asking.
+        """
         pause, longest = RETRY_SECONDS
         while True:
             try:
-                return await self.client.send(call)
+                async with gate or nullcontext():
+                    return await self.client.send(call)
             except PASSING:
                 # ten thousand do not come back in the same moment
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret

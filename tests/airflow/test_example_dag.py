@@ -32,7 +32,7 @@ with DAG("too_slow", start_date=datetime.datetime(2024, 1, 1), schedule=None):
         execution_timeout=datetime.timedelta(seconds=10),
     )
 """
-"""A deferred task whose time is over before its script is."""
+"""A deferred task whose time is over before its script is; 2.11 fails it without asking its operator."""
 
 
 def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
@@ -40,7 +40,8 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
 ) -> None:
     with AirflowHome(MAJOR, tmp_path, server) as home:
         shutil.copytree(ROOT / "dags" / "examples", home.dags, dirs_exist_ok=True)
-        (home.dags / "too_slow.py").write_text(TOO_SLOW)
+        if MAJOR == 3:
+            (home.dags / "too_slow.py").write_text(TOO_SLOW)
         home.migrate()
         if MAJOR == 3:
             home.start("web", "scheduler", "dag-processor", "triggerer")
@@ -50,7 +51,8 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
         logs = home.task_logs()
         assert states == {"summarise": "success", "combine": "success", "tell_cost": "success"}, logs[-6000:]
         of_primes = run_of(home, "primes")
-        assert run_of(home, "too_slow") == {"never": "failed"}
+        if MAJOR == 3:
+            assert run_of(home, "too_slow") == {"never": "failed"}
         logs = home.task_logs()
         assert of_primes == {
             "count_primes": "success",
@@ -66,8 +68,9 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
     assert "[stdout] 9592 primes below 100000" in logs
     assert "the primes are all there" in logs
     with Client(server.url, server.api_key) as client:
-        (slow,) = client.list(metadata={"dag_id": "too_slow"})
-        assert client.wait(slow.execution_id, timeout_seconds=60).status == "canceled"
+        if MAJOR == 3:
+            (slow,) = client.list(metadata={"dag_id": "too_slow"})
+            assert client.wait(slow.execution_id, timeout_seconds=60).status == "canceled"
         parts = client.cost_breakdown("task", filters={"dag": "seattle_weather"})
         assert sum(group.cost_micros for group in parts.groups) == parts.total_cost_micros
         assert {group.key[0]: group.executions for group in parts.groups} == {"summarise": 4, "combine": 1}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rgrid import calls
 from rgrid.aio import AsyncClient
-from rgrid.exceptions import NotFound, RGridError, Unauthorized
+from rgrid.exceptions import NotFound, RGridError, ServerError, Unauthorized
 from rgrid_provider import feed as feeds
 from rgrid_provider.feed import Feed, shared_feed
 from rgrid_provider.hooks.rgrid import RGridAsyncHook, RGridHook
@@ -242,6 +243,34 @@ def test_a_server_that_was_away_is_waited_for(tmp_path_factory: pytest.TempPathF
         run(wait)
     finally:
         server.stop()
+
+
+def test_what_the_server_fails_at_again_and_again_holds_nobody_else_up(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [f"exec_{number:032x}" for number in range(feeds.READERS + 1)]
+    talks = client.submit("print('heard')").execution_id
+    real = calls.get_logs
+
+    def get_logs(execution_id: str, after: int = 0, wait_seconds: float = 0) -> calls.Call[Any]:
+        call = real(execution_id, after, wait_seconds)
+        return replace(call, read=fails) if execution_id in broken else call
+
+    def fails(_answer: Any) -> Any:
+        raise ServerError("it fails", status=500)
+
+    async def follow() -> None:
+        monkeypatch.setattr(calls, "get_logs", get_logs)
+        async with counted() as (feed, transport):
+            following = [asyncio.create_task(lines_of(feed, one)) for one in broken]
+            while sum(call.endswith("/logs") for call in transport.sent) <= feeds.READERS:
+                await asyncio.sleep(0.01)
+            assert await lines_of(feed, talks) == ["heard\n"]
+            for one in following:
+                one.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
+
+    run(follow)
 
 
 def test_an_error_that_nobody_foresaw_is_told_and_the_next_are_served(
