@@ -108,7 +108,8 @@ class PostgresCluster:
         assert self._process is not None
         # stopped first: it forks anew while its children die, and what is left holds the memory they share
         self._process.send_signal(signal.SIGSTOP)
-        children = _children(self._process.pid)
+        _wait_for_state(self._process.pid, "TZ")
+        children = list(_children(self._process.pid))
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
@@ -116,7 +117,7 @@ class PostgresCluster:
         self._process.wait()
         self._process = None
         for child in children:
-            _wait_until_gone(child)
+            _wait_for_state(child, "Z")
 
     def stop(self) -> None:
         """End it, breaking off what is under way."""
@@ -177,17 +178,18 @@ def _open_to_all(programs: Path) -> None:
             directory.chmod(mode | 0o001)
 
 
-def _wait_until_gone(pid: int) -> None:
+def _wait_for_state(pid: int, states: str) -> None:
+    """Wait until a process is in one of some states, such as Z and T, or has gone."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:
             # the state stands behind the name, which is in brackets
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in states:
                 return
         except OSError:
             return
         time.sleep(0.01)
-    raise RuntimeError(f"the process {pid} of PostgreSQL does not end")
+    raise RuntimeError(f"the process {pid} of PostgreSQL is not in a state of {states}")
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -42,8 +42,9 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.errors import Invalid
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
-from rgrid_server.scheduler.executions import INPUTS_DUE_MS, Executions
+from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.files import Files
+from rgrid_server.scheduler.intake import INPUTS_DUE_MS
 from rgrid_server.scheduler.leases import AttemptLimits, Leases
 from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports, Verdict

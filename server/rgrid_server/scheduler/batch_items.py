@@ -21,7 +21,7 @@ from rgrid_server.domain.submission import (
     specification_id,
 )
 from rgrid_server.errors import Conflict, Invalid
-from rgrid_server.scheduler.executions import check_blobs, insert_input_artifacts
+from rgrid_server.scheduler.intake import check_blobs, insert_input_artifacts
 from rgrid_server.store import batches as store
 from rgrid_server.store import bulk
 from rgrid_server.store import executions as execution_store

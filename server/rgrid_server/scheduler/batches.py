@@ -26,12 +26,8 @@ from rgrid_server.scheduler.batch_items import (
     insert_items,
     is_repeated,
 )
-from rgrid_server.scheduler.executions import (
-    cancel_topics,
-    inputs_that_expire,
-    run_key_conflict,
-    submission_of,
-)
+from rgrid_server.scheduler.executions import cancel_topics
+from rgrid_server.scheduler.intake import inputs_that_expire, run_key_conflict, submission_of
 from rgrid_server.scheduler.observer import Observer
 from rgrid_server.scheduler.transitions import finish_batch, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, tenant_topic

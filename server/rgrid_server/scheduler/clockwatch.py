@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from rgrid_server.clock import now_ms
-from rgrid_server.scheduler.executions import INPUTS_DUE_MS
+from rgrid_server.scheduler.intake import INPUTS_DUE_MS
 from rgrid_server.scheduler.leases import LEASE_MS
 from rgrid_server.scheduler.wakeups import WORK, Wakeups
 from rgrid_server.store import deadlines

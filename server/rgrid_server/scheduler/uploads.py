@@ -15,7 +15,7 @@ from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.retention import KEEP_UNUSED_MS
 from rgrid_server.errors import Conflict, NotFound, ServiceError
-from rgrid_server.scheduler.executions import insert_input_artifacts
+from rgrid_server.scheduler.intake import insert_input_artifacts
 from rgrid_server.scheduler.observer import Observer
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import Wakeups

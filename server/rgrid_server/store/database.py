@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 CommitListener = Callable[[int, float], None]
 """Is told how many operations a commit carried, and how many seconds it took until it was durable."""
@@ -41,6 +42,19 @@ class Database(Protocol):
             StorageUnavailable: the database is away.
             Unstorable: a value cannot be kept; nothing was written.
             Exception: whatever the operation raised; nothing of it was written.
+        """
+
+    async def write_together(
+        self,
+        operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
+        item: Item,
+        *,
+        takes_in: bool = False,
+    ) -> T:
+        """Run an operation on an item, in one transaction with others that wait for the same operation.
+
+        The operation is given some items and answers each, in their order, with what was found or with an
+        error of its own. Where it raises, each of its items is tried alone. Otherwise as :meth:`write`.
         """
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,11 +24,13 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rgrid_server.store.database import CommitListener, StorageFull, StorageUnavailable, Unstorable
+from rgrid_server.store.together import Together
 from rgrid_server.store.witness import Session, Witness, is_readable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 DEFAULT_CONNECTIONS = 24
 _AWAY_MESSAGE = "the database does not answer now; ask again in some seconds"
@@ -39,6 +41,8 @@ _IN_DOUBT = (
 PATIENCE_SECONDS = 5.0
 """So long an operation waits for a database that is away: as long as a restart of it takes."""
 MAX_CONFLICTS = 20
+MAX_GROUPS_AT_ONCE = 3
+"""Of items that wait for the same operation: with fewer transactions, each carries more of them."""
 MAX_PAUSE_SECONDS = 0.25
 _CONNECT_ARGUMENTS = {
     "connect_timeout": "5",
@@ -153,6 +157,7 @@ class PostgresDatabase:
         self._readers = ThreadPoolExecutor(reads, "postgres-read")
         self._writers = ThreadPoolExecutor(max(1, connections - scans - reads), "postgres-write")
         self._closed = False
+        self._together = Together(self.write, MAX_GROUPS_AT_ONCE)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a short query; each of its statements sees what is committed when it begins."""
@@ -172,6 +177,16 @@ class PostgresDatabase:
         if self._on_commit is not None:
             self._on_commit(1, loop.time() - began_at)
         return result
+
+    async def write_together(
+        self,
+        operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
+        item: Item,
+        *,
+        takes_in: bool = False,
+    ) -> T:
+        """Queue an item for an operation that is handed all that wait for it."""
+        return await self._together.write(operation, item, takes_in=takes_in)
 
     async def close(self) -> None:
         """Finish what was begun, then close."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,13 @@ from sqlalchemy.pool import NullPool
 
 from rgrid_server.store.database import CommitListener, StorageDamaged, StorageFull
 from rgrid_server.store.reserve import Reserve
+from rgrid_server.store.together import Together
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 MAX_OPERATIONS_A_COMMIT = 512
+MAX_GROUPS_A_COMMIT = 16
 MAX_SCANS_AT_ONCE = 4
 SNAPSHOT_SECONDS = 0.05
 YIELD_AFTER_SECONDS = 0.002
@@ -136,6 +139,7 @@ class SqliteDatabase:
         self._has_snapshot = False
         self._closed = False
         self._on_commit = on_commit
+        self._together = Together(self.write, MAX_GROUPS_A_COMMIT)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a short query here and now: handing it to a thread would take longer than it does.
@@ -173,6 +177,16 @@ class SqliteDatabase:
             self._writing = loop.create_task(self._write_in_groups())
         result: T = await waiting.future
         return result
+
+    async def write_together(
+        self,
+        operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
+        item: Item,
+        *,
+        takes_in: bool = False,
+    ) -> T:
+        """Queue an item for an operation that is handed all that wait for it."""
+        return await self._together.write(operation, item, takes_in=takes_in)
 
     async def close(self) -> None:
         """Finish what was queued, then close."""

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
 from rgrid_server.scheduler.clockwatch import STEP_MS, ClockWatch
-from rgrid_server.scheduler.executions import INPUTS_DUE_MS
+from rgrid_server.scheduler.intake import INPUTS_DUE_MS
 from rgrid_server.scheduler.leases import LEASE_MS
 from rgrid_server.scheduler.wakeups import Wakeups
 from rgrid_server.store import tables

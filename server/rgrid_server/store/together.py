@@ -1,0 +1,161 @@
+"""Doing once for many what each of them would have to do alone: items that wait for the same operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from rgrid_server.store.database import StorageError
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+MAX_TOGETHER = 32
+"""So many items at most are handed to an operation at once: more would hold up others for too long."""
+
+
+class Write(Protocol):
+    """A database's own way to run one operation in a transaction."""
+
+    async def __call__(self, operation: Callable[[Connection], Any], *, takes_in: bool = False) -> Any:
+        """Run it; when this returns, what it did is durable."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    item: Any
+    future: asyncio.Future[Any]
+
+
+class Together:
+    """Hands the items that wait for the same operation to it at once, in one transaction.
+
+    Which items those are is settled when the transaction begins, so that those come along that arrived while
+    it waited for its turn. An operation that raises has done nothing; then each of its items is tried alone,
+    so that none suffers from another.
+
+    Args:
+        write: the database's.
+        at_once: how many such transactions may be under way; with fewer, each carries more.
+    """
+
+    def __init__(self, write: Write, at_once: int) -> None:
+        self._write = write
+        self._at_once = at_once
+        self._queues: dict[tuple[Hashable, bool], _Queue] = {}
+
+    async def write(
+        self,
+        operation: Callable[[Connection, Sequence[Item]], Sequence[Found | Exception]],
+        item: Item,
+        *,
+        takes_in: bool,
+    ) -> Found:
+        """Run an operation on an item, beside those of others.
+
+        Raises:
+            Exception: what the operation has returned for the item, or has raised for it alone.
+        """
+        key = (operation, takes_in)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(self._write, operation, self._at_once, takes_in)
+        found: Found = await queue.add(item)
+        return found
+
+
+class _Queue:
+    """What waits for one operation."""
+
+    def __init__(
+        self,
+        write: Write,
+        operation: Callable[[Connection, Sequence[Any]], Sequence[Any]],
+        at_once: int,
+        takes_in: bool,
+    ) -> None:
+        self._write = write
+        self._operation = operation
+        self._at_once = at_once
+        self._takes_in = takes_in
+        self._waiting: deque[_Waiting] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._yet_to_take: set[int] = set()
+
+    def add(self, item: Any) -> asyncio.Future[Any]:
+        """Queue an item; its result comes by the future."""
+        waiting = _Waiting(item, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        is_taken_along = len(self._waiting) <= MAX_TOGETHER * len(self._yet_to_take)
+        if not is_taken_along and len(self._running) < self._at_once:
+            task = asyncio.get_running_loop().create_task(self._run())
+            self._running.add(task)
+            self._yet_to_take.add(id(task))
+            task.add_done_callback(self._ended)
+        return waiting.future
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._yet_to_take.discard(id(task))
+
+    async def _run(self) -> None:
+        runner = id(asyncio.current_task())
+        while self._waiting:
+            group: list[_Waiting] = []
+            self._yet_to_take.add(runner)
+            try:
+                results = await self._write(self._on(group, runner), takes_in=self._takes_in)
+            except Exception as error:
+                # what was refused before it began took nobody along
+                await self._each_alone(group or self._take(), error)
+            else:
+                for waiting, result in zip(group, results, strict=True):
+                    _settle(waiting, result)
+
+    def _on(self, group: list[_Waiting], runner: int = 0) -> Callable[[Connection], Sequence[Any]]:
+        def operation(connection: Connection) -> Sequence[Any]:
+            self._yet_to_take.discard(runner)
+            if not group:
+                # not when it is run a second time, after a conflict
+                group.extend(self._take())
+            return self._operation(connection, [waiting.item for waiting in group]) if group else []
+
+        return operation
+
+    def _take(self) -> list[_Waiting]:
+        taken: list[_Waiting] = []
+        while len(taken) < MAX_TOGETHER:
+            try:
+                taken.append(self._waiting.popleft())
+            except IndexError:
+                # another thread may have taken the last one
+                break
+        return taken
+
+    async def _each_alone(self, group: list[_Waiting], error: Exception) -> None:
+        if isinstance(error, StorageError) or len(group) == 1:
+            for waiting in group:
+                _settle(waiting, error)
+            return
+        for waiting in group:
+            try:
+                (result,) = await self._write(self._on([waiting]), takes_in=self._takes_in)
+            except Exception as its_own:
+                _settle(waiting, its_own)
+            else:
+                _settle(waiting, result)
+
+
+def _settle(waiting: _Waiting, result: Any) -> None:
+    if waiting.future.done():
+        # whoever asked has left
+        return
+    if isinstance(result, Exception):
+        waiting.future.set_exception(result)
+    else:
+        waiting.future.set_result(result)
