@@ -27,8 +27,8 @@ class Body(BaseModel):
         """The names that mean nothing here, those in it included: ``retry_policy.name``."""
         inner = [
             f"{name}.{ignored}"
-            for name, value in self
-            if isinstance(value, Body)
+            for name in self.model_fields_set
+            if isinstance(value := self.__dict__.get(name), Body)
             for ignored in value.ignored_fields
         ]
         return sorted([*(self.model_extra or {}), *inner])

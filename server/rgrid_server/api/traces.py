@@ -11,11 +11,14 @@ from rgrid_server.api.services import services
 from rgrid_server.domain.trace import TRACEPARENT_HEADER, parse_trace_parent
 from rgrid_server.observability.tracing import Attributes, spanning
 
+_TRACEPARENT = TRACEPARENT_HEADER.encode()
+
 
 @contextmanager
 def submitting(request: HTTPConnection, route: str) -> Iterator[str | None]:
     """Trace a request that submits; gives the ``traceparent`` to store with what it makes, None for none."""
-    parent = parse_trace_parent(request.headers.get(TRACEPARENT_HEADER))
+    given = next((value for name, value in request.scope["headers"] if name == _TRACEPARENT), None)
+    parent = None if given is None else parse_trace_parent(given.decode("latin-1"))
     state = request.scope["state"]
 
     def attributes() -> Attributes:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, new_ids, now_ms
 from rgrid_server.domain import execution as rules
+from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.retention import KEEP_UNUSED_MS
 from rgrid_server.domain.retries import RetryPolicy
@@ -93,6 +94,7 @@ class _Intake:
         self._now = now
         self._may_spend = False
         self._new: dict[int, NewExecution] = {}
+        self._specifications: dict[Specification, str] = {}
         self._attached: dict[int, str] = {}
         self._holders: dict[str, tuple[str, str | None]] = {}
 
@@ -117,7 +119,7 @@ class _Intake:
         state = rules.submit(self._now, inputs_are_here=inputs_are_here, retry_policy=submission.retry_policy)
         new = self._new[place] = NewExecution(
             execution_id=new_id("exec"),
-            specification_id=specification_id(self._tenant_id, submission.specification),
+            specification_id=self._specification_id(submission.specification),
             submission=submission,
             fingerprint=mark,
             state=state,
@@ -147,6 +149,12 @@ class _Intake:
             found[place] = Submitted(row, attached=False), topics
         for place, execution_id in self._attached.items():
             found[place] = Submitted(_stored(self._connection, execution_id), attached=True), []
+        return found
+
+    def _specification_id(self, specification: Specification) -> str:
+        found = self._specifications.get(specification)
+        if found is None:
+            found = self._specifications[specification] = specification_id(self._tenant_id, specification)
         return found
 
     def _holder(self, run_key: str) -> tuple[str, str | None] | None:
