@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,6 +162,46 @@ def test_a_scan_sees_one_moment(store: Store) -> None:
 
     assert store.run(run()) == (None, None)
     assert store.read(lambda c: tenants.get_setting(c, name)) == "later"
+
+
+class Refused(Exception):
+    """What an operation answers an item with."""
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_items_that_wait_together_are_answered_each_for_itself(store: Store, spoilt: bool) -> None:
+    """One that is refused, or that spoils the whole transaction, takes none of the others along."""
+    names = [f"together-{secrets.token_hex(4)}" for _ in range(100)]
+    odd = set(names[::7])
+    sizes: list[int] = []
+
+    def put(connection: Connection, items: Sequence[str]) -> list[str | Exception]:
+        sizes.append(len(items))
+        answers: list[str | Exception] = []
+        for name in items:
+            if name in odd and spoilt:
+                raise Refused(name)
+            if name not in odd:
+                tenants.put_setting(connection, name, "kept")
+            answers.append(Refused(name) if name in odd else f"answer to {name}")
+        return answers
+
+    async def run() -> list[str | BaseException]:
+        database = store.databases[0]
+        return await asyncio.gather(
+            *[database.write_together(put, name) for name in names], return_exceptions=True
+        )
+
+    for name, answer in zip(names, store.run(run()), strict=True):
+        if name in odd:
+            assert isinstance(answer, Refused)
+            assert answer.args == (name,)
+        else:
+            assert answer == f"answer to {name}"
+        assert store.read(lambda c, name=name: tenants.get_setting(c, name)) == (
+            None if name in odd else "kept"
+        )
+    assert max(sizes) > 1
 
 
 WRITER = """
