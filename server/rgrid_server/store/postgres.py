@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rgrid_server.store.database import CommitListener, StorageFull, StorageUnavailable, Unstorable
-from rgrid_server.store.together import Together
+from rgrid_server.store.together import Together, carried_by
 from rgrid_server.store.witness import Session, Witness, is_readable
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class PostgresDatabase:
         began_at = loop.time()
         result = await self._until_it_is_done(self._writers, lambda: self._write(operation))
         if self._on_commit is not None:
-            self._on_commit(1, loop.time() - began_at)
+            self._on_commit(carried_by(operation), loop.time() - began_at)
         return result
 
     async def write_together(

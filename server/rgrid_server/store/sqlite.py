@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from rgrid_server.store.database import CommitListener, StorageDamaged, StorageFull
 from rgrid_server.store.reserve import Reserve
-from rgrid_server.store.together import Together
+from rgrid_server.store.together import Together, carried_by
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -241,7 +241,7 @@ class SqliteDatabase:
                     began_at = loop.time()
             await loop.run_in_executor(self._thread, driver.execute, "COMMIT")
             if self._on_commit is not None:
-                self._on_commit(len(group), loop.time() - opened_at)
+                self._on_commit(sum(carried_by(one.operation) for one in group), loop.time() - opened_at)
         except Exception as error:
             if driver.in_transaction:
                 driver.execute("ROLLBACK")

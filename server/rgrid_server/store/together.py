@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
@@ -30,6 +31,36 @@ class Write(Protocol):
 class _Waiting:
     item: Any
     future: asyncio.Future[Any]
+
+
+class Group:
+    """One run of an operation, on the items that wait when it begins.
+
+    Args:
+        operation: is given the items.
+        take: gives them up, once.
+    """
+
+    def __init__(
+        self,
+        operation: Callable[[Connection, Sequence[Any]], Sequence[Any]],
+        take: Callable[[], list[_Waiting]],
+    ) -> None:
+        self._operation = operation
+        self._take = take
+        self.waiting: list[_Waiting] = []
+
+    def __call__(self, connection: Connection) -> Sequence[Any]:
+        """Run it; the same items again where a conflict has undone it."""
+        if not self.waiting:
+            self.waiting = self._take()
+        items = [waiting.item for waiting in self.waiting]
+        return self._operation(connection, items) if items else []
+
+
+def carried_by(operation: Callable[[Connection], Any]) -> int:
+    """How many operations an operation stands for: a group for its items."""
+    return len(operation.waiting) if isinstance(operation, Group) else 1
 
 
 class Together:
@@ -106,28 +137,19 @@ class _Queue:
     async def _run(self) -> None:
         runner = id(asyncio.current_task())
         while self._waiting:
-            group: list[_Waiting] = []
             self._yet_to_take.add(runner)
+            group = Group(self._operation, partial(self._take, runner))
             try:
-                results = await self._write(self._on(group, runner), takes_in=self._takes_in)
+                results = await self._write(group, takes_in=self._takes_in)
             except Exception as error:
                 # what was refused before it began took nobody along
-                await self._each_alone(group or self._take(), error)
+                await self._each_alone(group.waiting or self._take(runner), error)
             else:
-                for waiting, result in zip(group, results, strict=True):
+                for waiting, result in zip(group.waiting, results, strict=True):
                     _settle(waiting, result)
 
-    def _on(self, group: list[_Waiting], runner: int = 0) -> Callable[[Connection], Sequence[Any]]:
-        def operation(connection: Connection) -> Sequence[Any]:
-            self._yet_to_take.discard(runner)
-            if not group:
-                # not when it is run a second time, after a conflict
-                group.extend(self._take())
-            return self._operation(connection, [waiting.item for waiting in group]) if group else []
-
-        return operation
-
-    def _take(self) -> list[_Waiting]:
+    def _take(self, runner: int) -> list[_Waiting]:
+        self._yet_to_take.discard(runner)
         taken: list[_Waiting] = []
         while len(taken) < MAX_TOGETHER:
             try:
@@ -144,7 +166,8 @@ class _Queue:
             return
         for waiting in group:
             try:
-                (result,) = await self._write(self._on([waiting]), takes_in=self._takes_in)
+                alone = Group(self._operation, partial(list, [waiting]))
+                (result,) = await self._write(alone, takes_in=self._takes_in)
             except Exception as its_own:
                 _settle(waiting, its_own)
             else:
