@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference/ that say what the code says: settings and metrics.
+"""Write what says what the code says: settings and metrics in docs/reference/, and the command line's help.
 
 ``scripts/reference.py`` writes them; ``--check`` says which are not as the code has them.
 """
@@ -10,13 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+import click
 from pydantic_core import PydanticUndefined
 
+from rgrid.cli import TOP_LEVEL, WRITTEN_COLUMNS
+from rgrid.cli.commands import CLICK_HELP, COMMANDS, cli
 from rgrid_server.config import Settings
 from rgrid_server.observability.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+HELP = ROOT / "rgrid" / "cli" / "help"
 WRITTEN_BY = "<!-- written by scripts/reference.py from the code; change it there -->"
 
 SETTINGS = f"""{WRITTEN_BY}
@@ -45,12 +49,13 @@ Beside these come `process_*`, `python_gc_*` and `python_info`. How to use them:
 def main() -> int:
     """Write or check; returns the exit code."""
     is_check = "--check" in sys.argv[1:]
-    stale = [name for name, page in PAGES.items() if not _is_written(REFERENCE / name, page())]
-    for name in stale:
+    pages = {REFERENCE / name: page() for name, page in PAGES.items()} | help_texts()
+    stale = [path for path, text in pages.items() if not _is_written(path, text)]
+    for path in stale:
         if is_check:
-            print(f"docs/reference/{name} is not what the code says; run scripts/reference.py")
+            print(f"{path.relative_to(ROOT)} is not what the code says; run scripts/reference.py")
         else:
-            (REFERENCE / name).write_text(PAGES[name]())
+            path.write_text(pages[path])
     return int(is_check and bool(stale))
 
 
@@ -83,6 +88,26 @@ def metrics_page() -> str:
             labels = ", ".join(f"`{label}`" for label in _labels(collector))
             lines.append(f"| `{name}` | {kind} | {labels} | {family.documentation} |\n")
     return METRICS + "".join(sorted(lines))
+
+
+def help_texts() -> dict[Path, str]:
+    """What the command line answers to --help before click is loaded, as click has it."""
+    return {
+        HELP / f"{name}.{columns}.txt": _help_of(name, columns)
+        for name in (TOP_LEVEL, *COMMANDS)
+        for columns in WRITTEN_COLUMNS
+        # which hands over to the server's own
+        if name != "server"
+    }
+
+
+def _help_of(name: str, columns: int) -> str:
+    context = click.Context(cli, info_name="rgrid", terminal_width=columns, help_option_names=CLICK_HELP)
+    if name == TOP_LEVEL:
+        return f"{cli.get_help(context)}\n"
+    command = cli.get_command(context, name)
+    assert command is not None
+    return f"{command.get_help(click.Context(command, parent=context, info_name=name))}\n"
 
 
 def _labels(collector: object) -> tuple[str, ...]:

@@ -1,4 +1,9 @@
-"""The command line: one module a command, loaded only when it is called."""
+"""The command line: what answers at once, and the way to everything else.
+
+click takes as long to import as Python takes to start. So what is asked without any work to do, the version
+and the help of a command, is answered before it: from the texts in ``help/``, which scripts/reference.py has
+click write.
+"""
 
 from __future__ import annotations
 
@@ -6,78 +11,27 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib import import_module
 from typing import NoReturn
 
-import click
-
 from rgrid._version import __version__
-
-COMMANDS = {
-    "run": ("run", "Run a script on the grid, or over many files with --batch."),
-    "status": ("status", "Show an execution or a batch."),
-    "list": ("listing", "List executions, newest first."),
-    "logs": ("logs", "Print or follow an execution's log."),
-    "download": ("download", "Fetch an execution's outputs."),
-    "retry": ("retry", "Run an execution or a batch again."),
-    "cancel": ("cancel", "Stop an execution or a batch."),
-    "cost": ("cost", "Show what was spent, and limit it."),
-    "estimate": ("estimate", "Say what a run is likely to take and cost."),
-    "init": ("init", "Say which server this project uses."),
-    "server": ("server", "Start a server of your own, and look after it."),
-    "doctor": ("doctor", "Say what is in force here, and what is wrong."),
-    "version": ("version", "Print the version."),
-    "completion": ("completion", "Print a shell's completion script."),
-}
-"""Command names, their modules here, and their one line of help: `--help` loads none of them."""
 
 BROKEN_PIPE = 141
 
 MAX_HELP_COLUMNS = 100
+WRITTEN_COLUMNS = (78, 98)
+"""How wide the texts in ``help/`` are: for a terminal of 80 columns or none, and for a wide one."""
+HELP_OPTIONS = ("--help", "-h")
+TOP_LEVEL = "top-level"
+"""What the text of ``rgrid --help`` is called; no command is."""
 
 
-def _help_columns() -> int:
+def help_columns() -> int:
     """How wide help is: as click would have it, which loads shutil and every kind of compression to ask."""
     try:
         columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stdout.fileno()).columns)
     except (AttributeError, ValueError, OSError):
         columns = 80
     return max(min(columns or 80, MAX_HELP_COLUMNS) - 2, 50)
-
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": _help_columns()}
-
-
-class LazyGroup(click.Group):
-    """Loads a command's module when the command is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Their names in the order of use."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command itself."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"rgrid.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Their names and lines, without loading them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="rgrid", message="%(prog)s %(version)s")
-def cli() -> None:
-    """Run a Python script on a grid as simply as on your own machine, and know what it cost.
-
-    The server is named by RGRID_API_URL and RGRID_API_KEY, by .rgrid/config in the project, or by
-    ~/.rgrid/credentials. Without any, `rgrid run` starts one of its own on this machine.
-    """
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -119,27 +73,33 @@ def _replace_closed_streams() -> None:
 
 
 def _run(argv: Sequence[str]) -> int:
+    text = _known_answer(argv)
+    if text is None:
+        from rgrid.cli.commands import run
+
+        return run(argv)
     try:
-        code = cli.main(list(argv), prog_name="rgrid", standalone_mode=False)
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
-        with suppress(OSError):
-            error.show()
-        return error.exit_code
+        sys.stdout.write(text)
     except BrokenPipeError:
-        # whoever read our output has left, as `| head` does
         return BROKEN_PIPE
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else 0
-    except Exception as error:
-        from rgrid.cli.failures import exit_code_of, told_of
+    return 0
 
-        known = exit_code_of(error)
-        if known is None:
-            raise
-        from rgrid.cli.display import tell
 
-        tell(told_of(error))
-        return known
-    return code if isinstance(code, int) else 0
+def _known_answer(argv: Sequence[str]) -> str | None:
+    """What is printed without any work: the version, or the help of a command; None for all else."""
+    if "_RGRID_COMPLETE" in os.environ or not 1 <= len(argv) <= 2:
+        return None
+    if list(argv) == ["--version"]:
+        return f"rgrid {__version__}\n"
+    command = argv[0] if len(argv) > 1 else None
+    columns = help_columns()
+    if argv[-1] not in HELP_OPTIONS or columns not in WRITTEN_COLUMNS:
+        return None
+    if command is not None and not command.isalpha():
+        return None
+    try:
+        path = os.path.join(os.path.dirname(__file__), "help", f"{command or TOP_LEVEL}.{columns}.txt")  # noqa: PTH118, PTH120 - pathlib takes 5 ms
+        with open(path, encoding="utf-8") as text:  # noqa: PTH123
+            return text.read()
+    except OSError:
+        return None

@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """Print one."""
-    from rgrid.cli import cli
+    from rgrid.cli.commands import cli
 
     kind = get_completion_class(shell)
     if kind is None:

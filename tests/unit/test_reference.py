@@ -1,12 +1,77 @@
-"""The pages of the reference that are written from the code."""
+"""What is written from the code: pages of the reference, and the command line's help."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from scripts.reference import PAGES, REFERENCE
+from rgrid.cli import WRITTEN_COLUMNS
+from rgrid.cli.commands import COMMANDS
+from scripts.reference import HELP, PAGES, REFERENCE, help_texts
+
+ANSWER = (
+    "import sys\nfrom rgrid.cli import main\n"
+    "try: main(sys.argv[1:])\n"
+    "finally: print('\\nLOADED', 'click' in sys.modules, file=sys.stderr)"
+)
+BY_CLICK = "import sys\nfrom rgrid.cli.commands import run\nsys.exit(run(sys.argv[1:]))"
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_what_the_code_says(name: str) -> None:
     assert (REFERENCE / name).read_text() == PAGES[name](), "run scripts/reference.py"
+
+
+def test_the_help_that_is_kept_is_what_click_writes() -> None:
+    kept = {path: path.read_text() for path in HELP.iterdir()}
+    assert kept == help_texts(), "run scripts/reference.py"
+
+
+@pytest.mark.parametrize("command", ["", *sorted(COMMANDS.keys() - {"server"})])
+def test_help_is_the_same_with_and_without_click(command: str) -> None:
+    asked = [*command.split(), "--help"]
+    for columns in WRITTEN_COLUMNS:
+        at_once = _run(ANSWER, asked, columns + 2)
+        by_click = _run(BY_CLICK, asked, columns + 2)
+        assert (at_once.returncode, at_once.stdout) == (0, by_click.stdout)
+        assert at_once.stderr.split() == ["LOADED", "False"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "says"),
+    [
+        (["--version"], 0, ""),
+        (["top-level", "--help"], 2, "No such command"),
+        (["rgrid", "--help"], 2, "No such command"),
+        (["../help/run", "--help"], 2, "No such command"),
+        (["cost", "set-limit"], 2, "Missing argument"),
+        (["--version", "--nonsense"], 2, "No such option"),
+        ([], 2, "Usage: rgrid"),
+    ],
+)
+def test_what_is_not_answered_at_once_is_left_to_click(asked: list[str], code: int, says: str) -> None:
+    done = _run(ANSWER, asked, 80)
+    assert done.returncode == code
+    assert says in done.stderr
+
+
+def test_a_width_that_no_text_has_is_left_to_click() -> None:
+    narrow = _run(ANSWER, ["run", "--help"], 60)
+    assert narrow.returncode == 0
+    assert max(map(len, narrow.stdout.splitlines())) <= 60
+    assert narrow.stderr.split() == ["LOADED", "True"]
+
+
+def _run(code: str, arguments: list[str], columns: int) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": str(columns)}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).resolve().parents[2],
+    )
