@@ -13,8 +13,8 @@ from typing import get_args
 import click
 from pydantic_core import PydanticUndefined
 
-from rgrid.cli import TOP_LEVEL, WRITTEN_COLUMNS
-from rgrid.cli.commands import CLICK_HELP, COMMANDS, cli
+from rgrid.cli import HELP_OPTIONS, TOP_LEVEL, WRITTEN_COLUMNS
+from rgrid.cli.commands import COMMANDS, cli
 from rgrid_server.config import Settings
 from rgrid_server.observability.metrics import Metrics
 
@@ -102,7 +102,7 @@ def help_texts() -> dict[Path, str]:
 
 
 def _help_of(name: str, columns: int) -> str:
-    context = click.Context(cli, info_name="rgrid", terminal_width=columns, help_option_names=CLICK_HELP)
+    context = click.Context(cli, info_name="rgrid", terminal_width=columns, help_option_names=HELP_OPTIONS)
     if name == TOP_LEVEL:
         return f"{cli.get_help(context)}\n"
     command = cli.get_command(context, name)

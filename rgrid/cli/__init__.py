@@ -18,9 +18,10 @@ from rgrid._version import __version__
 BROKEN_PIPE = 141
 
 MAX_HELP_COLUMNS = 100
-WRITTEN_COLUMNS = (78, 98)
+WRITTEN_COLUMNS = (78, MAX_HELP_COLUMNS - 2)
 """How wide the texts in ``help/`` are: for a terminal of 80 columns or none, and for a wide one."""
-HELP_OPTIONS = ("--help", "-h")
+HELP_OPTIONS = ["-h", "--help"]
+VERSION = f"rgrid {__version__}"
 TOP_LEVEL = "top-level"
 """What the text of ``rgrid --help`` is called; no command is."""
 
@@ -90,7 +91,7 @@ def _known_answer(argv: Sequence[str]) -> str | None:
     if "_RGRID_COMPLETE" in os.environ or not 1 <= len(argv) <= 2:
         return None
     if list(argv) == ["--version"]:
-        return f"rgrid {__version__}\n"
+        return f"{VERSION}\n"
     command = argv[0] if len(argv) > 1 else None
     columns = help_columns()
     if argv[-1] not in HELP_OPTIONS or columns not in WRITTEN_COLUMNS:

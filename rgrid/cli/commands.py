@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from rgrid._version import __version__
-from rgrid.cli import BROKEN_PIPE, HELP_OPTIONS, help_columns
+from rgrid.cli import BROKEN_PIPE, HELP_OPTIONS, VERSION, help_columns
 
 COMMANDS = {
     "run": ("run", "Run a script on the grid, or over many files with --batch."),
@@ -29,8 +29,7 @@ COMMANDS = {
 }
 """Command names, their modules here, and their one line of help: `--help` loads none of them."""
 
-CLICK_HELP = list(reversed(HELP_OPTIONS))
-CONTEXT = {"help_option_names": CLICK_HELP, "terminal_width": help_columns()}
+CONTEXT = {"help_option_names": HELP_OPTIONS, "terminal_width": help_columns()}
 
 
 class LazyGroup(click.Group):
@@ -55,7 +54,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="rgrid", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="rgrid", message=VERSION)
 def cli() -> None:
     """Run a Python script on a grid as simply as on your own machine, and know what it cost.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from rgrid._version import __version__
+from rgrid.cli import VERSION
 
 
 @click.command(help="Print the version.")
 def command() -> None:
     """Print it."""
-    click.echo(f"rgrid {__version__}")
+    click.echo(VERSION)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from starlette.requests import HTTPConnection
 
+from rgrid_server.api.middleware import header_of
 from rgrid_server.api.services import services
 from rgrid_server.domain.trace import TRACEPARENT_HEADER, parse_trace_parent
 from rgrid_server.observability.tracing import Attributes, spanning
@@ -17,7 +18,7 @@ _TRACEPARENT = TRACEPARENT_HEADER.encode()
 @contextmanager
 def submitting(request: HTTPConnection, route: str) -> Iterator[str | None]:
     """Trace a request that submits; gives the ``traceparent`` to store with what it makes, None for none."""
-    given = next((value for name, value in request.scope["headers"] if name == _TRACEPARENT), None)
+    given = header_of(request.scope, _TRACEPARENT)
     parent = None if given is None else parse_trace_parent(given.decode("latin-1"))
     state = request.scope["state"]
 

@@ -20,7 +20,7 @@ from rgrid_server.scheduler.intake import (
     Submitted,
     Taken,
     inputs_that_expire,
-    is_alone,
+    is_independent,
     submission_of,
     submit_one,
     submit_together,
@@ -63,7 +63,7 @@ class Executions:
         if problems:
             raise Invalid(problems)
         began = perf_counter()
-        if is_alone(submission):
+        if is_independent(submission):
             submitted, topics = await self._database.write_together(
                 submit_together, Asked(tenant_id, submission), takes_in=True
             )

@@ -49,7 +49,7 @@ Taken = tuple[Submitted, list[str]]
 """What became of it, and the topics to wake."""
 
 
-def is_alone(submission: Submission) -> bool:
+def is_independent(submission: Submission) -> bool:
     """Whether it touches nothing that other submissions hold, so that many may share a transaction."""
     return submission.batch_id is None and not submission.inputs
 
@@ -190,6 +190,9 @@ def submission_of(row: Row) -> Submission:
 
 def insert_new(connection: Connection, tenant_id: str, new: Sequence[NewExecution], now_ms: int) -> list[Row]:
     """Insert executions, their shared specification first; inputs that are here become artifacts."""
+    if not new:
+        # a run key has found all that was asked for
+        return []
     by_specification = {item.specification_id: item.submission for item in new}
     # in one order, so that two who insert the same do not wait for each other
     for specification, submission in sorted(by_specification.items(), key=itemgetter(0)):

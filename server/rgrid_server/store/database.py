@@ -54,7 +54,9 @@ class Database(Protocol):
         """Run an operation on an item, in one transaction with others that wait for the same operation.
 
         The operation is given some items and answers each, in their order, with what was found or with an
-        error of its own. Where it raises, each of its items is tried alone. Otherwise as :meth:`write`.
+        error of its own. Where it raises, each of its items is tried alone. Otherwise
+        as :meth:`write`. What waits is kept by operation, so that is a function that stays, not one made anew
+        for each call.
         """
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,13 +24,12 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rgrid_server.store.database import CommitListener, StorageFull, StorageUnavailable, Unstorable
-from rgrid_server.store.together import Together, carried_by
+from rgrid_server.store.together import WritesTogether, carried_by
 from rgrid_server.store.witness import Session, Witness, is_readable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Item = TypeVar("Item")
 
 DEFAULT_CONNECTIONS = 24
 _AWAY_MESSAGE = "the database does not answer now; ask again in some seconds"
@@ -131,7 +130,7 @@ def connect_arguments(url: URL) -> dict[str, Any]:
     return {**_defaults(url), **arguments}
 
 
-class PostgresDatabase:
+class PostgresDatabase(WritesTogether):
     """The store protocol on a PostgreSQL database; it belongs to the event loop that first uses it.
 
     Args:
@@ -140,12 +139,15 @@ class PostgresDatabase:
         on_commit: is told of every commit, on the event loop; the wait for a connection is part of its time.
     """
 
+    groups_at_once = MAX_GROUPS_AT_ONCE
+
     def __init__(
         self,
         url: URL,
         connections: int = DEFAULT_CONNECTIONS,
         on_commit: CommitListener | None = None,
     ) -> None:
+        super().__init__()
         self._engine = postgres_engine(url, connections)
         self._witness = Witness(connect_arguments(url))
         self._where = shown(url)
@@ -157,7 +159,6 @@ class PostgresDatabase:
         self._readers = ThreadPoolExecutor(reads, "postgres-read")
         self._writers = ThreadPoolExecutor(max(1, connections - scans - reads), "postgres-write")
         self._closed = False
-        self._together = Together(self.write, MAX_GROUPS_AT_ONCE)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a short query; each of its statements sees what is committed when it begins."""
@@ -177,16 +178,6 @@ class PostgresDatabase:
         if self._on_commit is not None:
             self._on_commit(carried_by(operation), loop.time() - began_at)
         return result
-
-    async def write_together(
-        self,
-        operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
-        item: Item,
-        *,
-        takes_in: bool = False,
-    ) -> T:
-        """Queue an item for an operation that is handed all that wait for it."""
-        return await self._together.write(operation, item, takes_in=takes_in)
 
     async def close(self) -> None:
         """Finish what was begun, then close."""

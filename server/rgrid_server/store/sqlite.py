@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,9 @@ from sqlalchemy.pool import NullPool
 
 from rgrid_server.store.database import CommitListener, StorageDamaged, StorageFull
 from rgrid_server.store.reserve import Reserve
-from rgrid_server.store.together import Together, carried_by
+from rgrid_server.store.together import WritesTogether, carried_by
 
 T = TypeVar("T")
-Item = TypeVar("Item")
 
 MAX_OPERATIONS_A_COMMIT = 512
 MAX_GROUPS_A_COMMIT = 16
@@ -116,7 +115,7 @@ def sqlite_engine(path: Path) -> Engine:
     return engine
 
 
-class SqliteDatabase:
+class SqliteDatabase(WritesTogether):
     """The store protocol on one SQLite file; it belongs to the event loop that first uses it.
 
     All writes go through one connection. Those that wait are committed together, so a hundred durable
@@ -124,9 +123,12 @@ class SqliteDatabase:
     it to a thread would; what waits for the disk, and what is long, runs in a thread.
     """
 
+    groups_at_once = MAX_GROUPS_A_COMMIT
+
     def __init__(
         self, path: Path, on_commit: CommitListener | None = None, reserve: Reserve | None = None
     ) -> None:
+        super().__init__()
         self._reserve = reserve
         self._engine = sqlite_engine(path)
         self._reader = self._engine.connect()
@@ -139,7 +141,6 @@ class SqliteDatabase:
         self._has_snapshot = False
         self._closed = False
         self._on_commit = on_commit
-        self._together = Together(self.write, MAX_GROUPS_A_COMMIT)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a short query here and now: handing it to a thread would take longer than it does.
@@ -177,16 +178,6 @@ class SqliteDatabase:
             self._writing = loop.create_task(self._write_in_groups())
         result: T = await waiting.future
         return result
-
-    async def write_together(
-        self,
-        operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
-        item: Item,
-        *,
-        takes_in: bool = False,
-    ) -> T:
-        """Queue an item for an operation that is handed all that wait for it."""
-        return await self._together.write(operation, item, takes_in=takes_in)
 
     async def close(self) -> None:
         """Finish what was queued, then close."""

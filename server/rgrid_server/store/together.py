@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy.engine import Connection
 
 from rgrid_server.store.database import StorageError
 
+T = TypeVar("T")
 Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 MAX_TOGETHER = 32
 """So many items at most are handed to an operation at once: more would hold up others for too long."""
-
-
-class Write(Protocol):
-    """A database's own way to run one operation in a transaction."""
-
-    async def __call__(self, operation: Callable[[Connection], Any], *, takes_in: bool = False) -> Any:
-        """Run it; when this returns, what it did is durable."""
 
 
 @dataclass(slots=True)
@@ -63,30 +57,33 @@ def carried_by(operation: Callable[[Connection], Any]) -> int:
     return len(operation.waiting) if isinstance(operation, Group) else 1
 
 
-class Together:
-    """Hands the items that wait for the same operation to it at once, in one transaction.
+class WritesTogether(ABC):
+    """Has a database hand the items that wait for the same operation to it at once, in one transaction.
 
     Which items those are is settled when the transaction begins, so that those come along that arrived while
     it waited for its turn. An operation that raises has done nothing; then each of its items is tried alone,
     so that none suffers from another.
-
-    Args:
-        write: the database's.
-        at_once: how many such transactions may be under way; with fewer, each carries more.
     """
 
-    def __init__(self, write: Write, at_once: int) -> None:
-        self._write = write
-        self._at_once = at_once
+    groups_at_once: ClassVar[int]
+    """How many such transactions may be under way; with fewer, each carries more."""
+
+    def __init__(self) -> None:
         self._queues: dict[tuple[Hashable, bool], _Queue] = {}
 
+    @abstractmethod
     async def write(
+        self, operation: Callable[[Connection], T], *, is_long: bool = False, takes_in: bool = False
+    ) -> T:
+        """Run an operation in a transaction; when this returns, what it did is durable."""
+
+    async def write_together(
         self,
-        operation: Callable[[Connection, Sequence[Item]], Sequence[Found | Exception]],
+        operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
         item: Item,
         *,
-        takes_in: bool,
-    ) -> Found:
+        takes_in: bool = False,
+    ) -> T:
         """Run an operation on an item, beside those of others.
 
         Raises:
@@ -95,8 +92,9 @@ class Together:
         key = (operation, takes_in)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(self._write, operation, self._at_once, takes_in)
-        found: Found = await queue.add(item)
+            write = partial(self.write, takes_in=takes_in)
+            queue = self._queues[key] = _Queue(write, operation, self.groups_at_once)
+        found: T = await queue.add(item)
         return found
 
 
@@ -105,15 +103,13 @@ class _Queue:
 
     def __init__(
         self,
-        write: Write,
+        write: Callable[[Group], Awaitable[Sequence[Any]]],
         operation: Callable[[Connection, Sequence[Any]], Sequence[Any]],
         at_once: int,
-        takes_in: bool,
     ) -> None:
         self._write = write
         self._operation = operation
         self._at_once = at_once
-        self._takes_in = takes_in
         self._waiting: deque[_Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._yet_to_take: set[int] = set()
@@ -140,7 +136,7 @@ class _Queue:
             self._yet_to_take.add(runner)
             group = Group(self._operation, partial(self._take, runner))
             try:
-                results = await self._write(group, takes_in=self._takes_in)
+                results = await self._write(group)
             except Exception as error:
                 # what was refused before it began took nobody along
                 await self._each_alone(group.waiting or self._take(runner), error)
@@ -167,7 +163,7 @@ class _Queue:
         for waiting in group:
             try:
                 alone = Group(self._operation, partial(list, [waiting]))
-                (result,) = await self._write(alone, takes_in=self._takes_in)
+                (result,) = await self._write(alone)
             except Exception as its_own:
                 _settle(waiting, its_own)
             else:
