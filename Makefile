@@ -24,6 +24,7 @@ bench:
 	scripts/bootstrap main
 	.venv/bin/python benchmarks/api_throughput.py
 	.venv/bin/python benchmarks/command_line.py
+	.venv/bin/python benchmarks/batch.py
 	.venv/bin/python benchmarks/claims.py
 	.venv/bin/python benchmarks/bulk_submit.py
 

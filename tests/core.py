@@ -86,7 +86,7 @@ class Core:
                 "slots": slots,
                 "memory_mib": memory_mib,
                 "runtimes": [{"name": RUNTIME, "version": "3.11.7"}],
-                "sandbox": "process",
+                "sandbox": "bubblewrap",
                 "version": "0",
             }
         )

@@ -94,7 +94,12 @@ class LiveServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**clean, "RGRID_BOOTSTRAP_API_KEY": self.api_key, **self._env},
+                env={
+                    **clean,
+                    "RGRID_BOOTSTRAP_API_KEY": self.api_key,
+                    "RGRID_ALLOW_PROCESS_SANDBOX": "1",
+                    **self._env,
+                },
             )
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:

@@ -35,6 +35,8 @@ def command() -> int:
                 "engine",
                 f"{limits.engine}, sandbox {', '.join(limits.sandboxes) or 'none: no runner is here'}",
             )
+            for reason in limits.sandbox_reasons:
+                _tell("sandbox", reason)
             runtimes = [
                 f"{item.name} ({item.version}){', the default' if item.default else ''}"
                 for item in client.runtimes()

@@ -29,6 +29,7 @@ class Limits(Model):
     max_input_files: int = 0
     engine: str = ""
     sandboxes: list[str] = field(default_factory=list)
+    sandbox_reasons: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

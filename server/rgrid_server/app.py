@@ -125,7 +125,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         stack.push_async_callback(database.close)
         await database.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
         book = await database.read(spend.load_prices)
-        tenancy = Tenancy(database)
+        tenancy = Tenancy(database, allow_process_sandbox=settings.allow_process_sandbox)
         signer = Signer(await tenancy.secret("signing_secret", secrets.token_hex(32)))
         runner_key = await _provide_keys(settings, tenancy)
         notifications = open_notifications(settings)
@@ -137,7 +137,10 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         limits, engine = settings.limits, settings.engine
         chooser = Chooser()
         executions_ = Executions(database, wakeups, limits, observer)
-        leases = Leases(database, wakeups, signer, book, engine, settings.attempt_limits, chooser, observer)
+        leases = Leases(
+            *(database, wakeups, signer, book, engine, settings.attempt_limits, chooser, observer),
+            allow_process_sandbox=settings.allow_process_sandbox,
+        )
 
         async def has_runner() -> bool:
             return bool(wakeups.waiting().get("runner") or await executions_.present_runners())

@@ -128,6 +128,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["local", "ray"])
     parser.add_argument("--slots", type=int, metavar="N", help="executions at once")
     parser.add_argument("--sandbox", choices=["auto", "process", "bubblewrap", "docker"])
+    parser.add_argument(
+        "--allow-process-sandbox",
+        action="store_const",
+        const=True,
+        help="serve several tenants also where the sandbox does not keep them apart",
+    )
+    parser.add_argument("--network", choices=["host", "none"], help="what scripts may reach")
     parser.add_argument("--log-retention-days", type=float, metavar="D", help="of logs, 7 by default")
     parser.add_argument(
         "--output-retention-days", type=float, metavar="D", help="of inputs and outputs, 30 by default"
@@ -181,10 +188,8 @@ def _check(settings: Settings) -> None:
         raise Refusal(str(error)) from None
     if settings.engine != "local":
         raise Refusal("the engine 'ray' is not available in this version; leave --engine out")
-    if settings.sandbox in {"bubblewrap", "docker"}:
-        raise Refusal(
-            f"the sandbox {settings.sandbox!r} is not available in this version; use --sandbox process"
-        )
+    if settings.sandbox == "docker":
+        raise Refusal("the sandbox 'docker' is not available in this version; use --sandbox bubblewrap")
 
 
 def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:

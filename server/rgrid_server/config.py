@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     slots: int | None = Field(
         None, ge=0, description="executions at once; by default one a CPU, 0 for no runner"
     )
+    allow_process_sandbox: bool = Field(
+        False, description="let runners serve several tenants with a sandbox that does not keep them apart"
+    )
+    network: Literal["host", "none"] = Field(
+        "host", description="what scripts may reach: the machine's network, or none but a loopback"
+    )
     sandbox: Literal["auto", "process", "bubblewrap", "docker"] = Field(
         "auto", description="what confines a script"
     )

@@ -100,6 +100,7 @@ async def _serve_opened(
         data_dir=settings.data_dir,
         slots=settings.slots if settings.slots is not None else (os.cpu_count() or 1),
         sandbox=settings.sandbox,
+        network=settings.network,
         runner_key=state.runner_key,
         options=_runner_options(settings),
     )

@@ -10,12 +10,16 @@ from sqlalchemy.exc import IntegrityError
 
 from rgrid_server.clock import new_id, new_key, now_ms
 from rgrid_server.domain.apikeys import KEY_PREFIX, MIN_KEY_CHARS, Scope, hash_key, shown_prefix
+from rgrid_server.domain.confinement import why_not_shared
 from rgrid_server.errors import Conflict, NotFound
+from rgrid_server.store import runners
 from rgrid_server.store import tenants as store
 from rgrid_server.store.database import Database, Row
 from rgrid_server.store.tenants import Principal
 
 DEFAULT_TENANT = "default"
+PRESENT_MS = 60_000
+"""A runner that was heard of within so long may be carrying attempts."""
 KNOWN_SECONDS = 1.0
 """So long a key is taken to be what it was; a change made in this process counts at once."""
 MAX_KNOWN_KEYS = 10_000
@@ -35,8 +39,9 @@ class IssuedKey:
 class Tenancy:
     """Finds who asks, and makes and ends tenants' keys."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, allow_process_sandbox: bool = False) -> None:
         self._database = database
+        self._allow_process_sandbox = allow_process_sandbox
         self._known: dict[str, tuple[Principal, float]] = {}
 
     async def authenticate(self, key: str) -> Principal | None:
@@ -62,11 +67,20 @@ class Tenancy:
         """Make a tenant; returns its id.
 
         Raises:
-            Conflict: the name is taken.
+            Conflict: the name is taken, or ``sandbox_too_weak``: a runner does not keep tenants apart.
         """
         tenant_id = new_id("tenant")
+
+        def insert(connection: Connection) -> None:
+            tenants = len(store.list_tenants(connection)) + 1
+            for runner in runners.list_runners(connection, now_ms() - PRESENT_MS):
+                problem = why_not_shared(runner["sandbox"], tenants, is_allowed=self._allow_process_sandbox)
+                if problem is not None:
+                    raise Conflict("sandbox_too_weak", problem)
+            store.insert_tenant(connection, tenant_id, name, now_ms())
+
         try:
-            await self._database.write(lambda c: store.insert_tenant(c, tenant_id, name, now_ms()))
+            await self._database.write(insert)
         except IntegrityError:
             raise Conflict("conflict", f"there is a tenant {name!r} already") from None
         return tenant_id

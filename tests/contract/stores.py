@@ -56,7 +56,7 @@ class Process:
                 "hostname": "a.host",
                 "slots": 4,
                 "runtimes": [{"name": "python:3.11", "version": "3.11.9"}],
-                "sandbox": "process",
+                "sandbox": "bubblewrap",
                 "version": "0",
             }
         )

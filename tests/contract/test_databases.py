@@ -718,7 +718,7 @@ def test_a_runner_that_registers_twice_at_once_is_one_runner(store: Store) -> No
                     "hostname": "h",
                     "slots": number,
                     "runtimes": [],
-                    "sandbox": "process",
+                    "sandbox": "bubblewrap",
                     "version": "0",
                     "registered_at_ms": 1,
                     "seen_at_ms": 1,

@@ -14,29 +14,47 @@ from textwrap import dedent
 
 import pytest
 
-from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox, SandboxFailure
+from rgrid_server.runner.interpreters import installation
+from rgrid_server.runner.sandbox import bubblewrap
+from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox, SandboxFailure, Warmth
+from rgrid_server.runner.sandbox.bubblewrap import BubblewrapSandbox
 from rgrid_server.runner.sandbox.process import ProcessSandbox
 
-SANDBOXES: dict[str, Callable[[], Sandbox]] = {"process": ProcessSandbox}
-PATIENCE_SECONDS = 20.0
+SANDBOXES: dict[str, Callable[[Path], Sandbox]] = {
+    "process": ProcessSandbox,
+    "bubblewrap": BubblewrapSandbox,
+}
+STARTS = {"cold": Warmth(cold_reason="this test is about cold starts"), "warm": Warmth()}
+PATIENCE_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """Runs scripts in a sandbox, each with its two streams in files."""
 
-    make: Callable[[], Sandbox]
+    name: str
     directory: Path
+    start: str = "cold"
+    running: Running | None = None
 
-    def command(self, script: str, *arguments: str) -> Command:
-        (self.directory / "script.py").write_text(dedent(script))
+    def make(self) -> Sandbox:
+        return SANDBOXES[self.name](self.directory / "boxes")
+
+    def command(self, script: str, *arguments: str, workspace: str = "workspace") -> Command:
+        root = self.directory / workspace
+        for part in ("work", "home", "tmp"):
+            (root / part).mkdir(parents=True, exist_ok=True)
+        (root / "work/script.py").write_text(dedent(script))
+        environment = {"PATH": os.environ["PATH"], "MARK": str(self.directory)}
         return Command(
             argv=[sys.executable, "script.py", *arguments],
-            directory=self.directory,
-            environment={"PATH": os.environ["PATH"], "MARK": str(self.directory)},
+            workspace=root,
+            environment=environment,
             timeout_ms=60_000,
             memory_mib=1024,
             grace_ms=500,
+            read_only=(Path(sys.prefix), *installation(sys.executable)),
+            warmth=replace(STARTS[self.start], variables=environment),
         )
 
     def run(self, script: str, *arguments: str, timeout_ms: int = 60_000, memory_mib: int = 1024) -> Exit:
@@ -47,21 +65,24 @@ class Bench:
         sandbox = self.make()
         try:
             with (self.directory / "out").open("wb") as out, (self.directory / "err").open("wb") as err:
-                running = await sandbox.start(command, out.fileno(), err.fileno())
-            return await wait(running)
+                self.running = await sandbox.start(command, out.fileno(), err.fileno())
+            return await wait(self.running)
         finally:
             await sandbox.close()
 
     def text(self, name: str) -> str:
-        return (self.directory / name).read_text()
+        """What a script printed (``out``, ``err``), or wrote into a file."""
+        places = [self.directory / name, self.directory / "workspace/work" / name]
+        places += [box / "run/work" / name for box in self.directory.glob("boxes/*")]
+        return next((place.read_text() for place in places if place.exists()), "")
 
     async def until(self, name: str) -> str:
         """Wait until a script has written something into a file."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (self.directory / name).exists() or not self.text(name):
+        while not (text := self.text(name)):
             assert time.monotonic() < deadline, f"{name} was never written"
             await asyncio.sleep(0.01)
-        return self.text(name)
+        return text
 
     def survivors(self) -> list[int]:
         """Processes that the scripts of this bench started and that are still there."""
@@ -76,9 +97,15 @@ class Bench:
         return found
 
 
-@pytest.fixture(params=SANDBOXES)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(SANDBOXES[request.param], tmp_path)
+@pytest.fixture(params=[(name, start) for name in SANDBOXES for start in STARTS], ids="-".join)
+def bench(
+    request: pytest.FixtureRequest, tmp_path: Path, require: Callable[[bool, str], None]
+) -> Iterator[Bench]:
+    name, start = request.param
+    if name == "bubblewrap":
+        problem = bubblewrap.why_not()
+        require(problem is None, f"bubblewrap ({problem})")
+    made = Bench(name, tmp_path, start)
     yield made
     assert made.survivors() == []
 
@@ -127,7 +154,7 @@ def test_the_environment_is_what_the_command_says_and_no_more(
 ) -> None:
     monkeypatch.setenv("RGRID_SECRET", "of the server")
     bench.run("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))")
-    assert bench.text("out") == "['MARK', 'PATH']\n"
+    assert bench.text("out") == "['HOME', 'MARK', 'PATH', 'TMPDIR']\n"
 
 
 def test_standard_input_is_empty(bench: Bench) -> None:
@@ -211,13 +238,15 @@ while not os.path.exists('daemon') or not open('daemon').read():
 def test_a_daemon_does_not_outlive_it(bench: Bench) -> None:
     ended = bench.run(f"{DAEMON}\nprint('done')")
     assert (ended.ended, ended.code, bench.text("out")) == (Ended.EXITED, 0, "done\n")
-    assert not Path(f"/proc/{bench.text('daemon')}").exists()
+    assert bench.text("daemon")
+    assert bench.survivors() == []
 
 
 def test_a_daemon_does_not_outlive_its_time(bench: Bench) -> None:
     ended = bench.run(f"{DAEMON}\nsignal.pause()", timeout_ms=2000)
     assert ended.ended is Ended.TIMED_OUT
-    assert not Path(f"/proc/{bench.text('daemon')}").exists()
+    assert bench.text("daemon")
+    assert bench.survivors() == []
 
 
 def test_a_crowd_of_processes_ends_with_it(bench: Bench) -> None:
@@ -348,38 +377,42 @@ def test_the_work_of_its_children_is_measured_too(bench: Bench) -> None:
 
 def test_a_program_that_is_not_there_is_the_sandboxs_failure(bench: Bench) -> None:
     command = replace(bench.command("pass"), argv=["/nonexistent/python", "script.py"])
-    with pytest.raises(SandboxFailure, match="/nonexistent/python: No such file"):
+    with pytest.raises(SandboxFailure, match=r"/nonexistent/python.*No such file"):
         asyncio.run(bench.carry(command, lambda running: running.wait()))
 
 
 def test_a_directory_that_is_not_there_is_the_sandboxs_failure(bench: Bench) -> None:
-    command = replace(bench.command("pass"), directory=bench.directory / "gone")
+    command = replace(bench.command("pass"), workspace=bench.directory / "gone")
     with pytest.raises(SandboxFailure, match="No such file"):
         asyncio.run(bench.carry(command, lambda running: running.wait()))
 
 
 def test_several_run_at_once(bench: Bench) -> None:
     script = """
-        import os, sys, time
-        open(sys.argv[1], 'w').write('here')
-        while not os.path.exists(sys.argv[2]):
+        import os, time
+        open('here', 'w').write('1')
+        while not os.path.exists('go'):
             time.sleep(0.005)
     """
 
     async def meet() -> list[Exit]:
         sandbox = bench.make()
-        await sandbox.prepare(2)
+        commands = [bench.command(script, workspace=name) for name in ("a", "b")]
+        await sandbox.prepare(commands[0], 2)
         try:
             with (bench.directory / "out").open("wb") as out:
-                runs = [
-                    await sandbox.start(bench.command(script, *names), out.fileno(), out.fileno())
-                    for names in (("a", "b"), ("b", "a"))
-                ]
+                runs = [await sandbox.start(one, out.fileno(), out.fileno()) for one in commands]
+            for one in runs:
+                while not (one.place / "work/here").exists():
+                    await asyncio.sleep(0.01)
+            for one in runs:
+                (one.place / "work/go").touch()
             return await asyncio.gather(*(one.wait() for one in runs))
         finally:
             await sandbox.close()
 
     assert [one.code for one in asyncio.run(meet())] == [0, 0]
+    assert [(bench.directory / name / "work/here").exists() for name in ("a", "b")] == [True, True]
 
 
 def test_one_after_another_reuses_what_is_there_and_carries_nothing_over(bench: Bench) -> None:
@@ -432,32 +465,40 @@ def test_a_wait_that_is_given_up_ends_the_command(bench: Bench) -> None:
 HOLDER = """
 import asyncio, os, sys
 from pathlib import Path
-from rgrid_server.runner.sandbox.base import Command
-from rgrid_server.runner.sandbox.process import ProcessSandbox
-from rgrid_server.runner.sandbox.supervisor import become_subreaper, children_of
+from tests.contract.test_sandboxes import Bench
+from rgrid_server.runner.sandbox.processes import become_subreaper, children_of
 
-async def hold(directory):
+async def hold(name, directory, start):
     become_subreaper()
-    sandbox = ProcessSandbox()
+    bench = Bench(name, Path(directory), start)
+    sandbox = bench.make()
     with open(os.devnull, "wb") as null:
-        command = Command([sys.executable, "script.py"], Path(directory), dict(os.environ), 60_000, 1024)
+        command = bench.command(sys.argv[4])
         running = await sandbox.start(command, null.fileno(), null.fileno())
-    Path(directory, "supervisors").write_text(" ".join(map(str, children_of(os.getpid()))))
+    Path(directory, "holders").write_text(" ".join(map(str, children_of(os.getpid()))))
     try:
         print((await running.wait()).ended)
     except Exception as error:
         print(type(error).__name__)
     await sandbox.close()
 
-asyncio.run(hold(sys.argv[1]))
+asyncio.run(hold(*sys.argv[1:4]))
 """
 
 
 async def _holder(bench: Bench) -> asyncio.subprocess.Process:
-    bench.command(f"{DAEMON}\nsignal.pause()")
     return await asyncio.create_subprocess_exec(
-        *[sys.executable, "-c", HOLDER, str(bench.directory)],
+        *[
+            sys.executable,
+            "-c",
+            HOLDER,
+            bench.name,
+            str(bench.directory),
+            bench.start,
+            f"{DAEMON}\nsignal.pause()",
+        ],
         env={"PATH": os.environ["PATH"], "MARK": str(bench.directory)},
+        cwd=Path(__file__).parents[2],
         stdout=asyncio.subprocess.PIPE,
     )
 
@@ -480,16 +521,14 @@ def test_what_it_runs_ends_when_its_holder_is_killed(bench: Bench) -> None:
     asyncio.run(kill_holder())
 
 
-def test_what_a_killed_supervisor_held_ends_and_is_reported_as_a_failure(tmp_path: Path) -> None:
-    bench = Bench(ProcessSandbox, tmp_path)
-
-    async def kill_supervisor() -> bytes:
+def test_what_a_killed_holder_held_ends_and_is_reported_as_a_failure(bench: Bench) -> None:
+    async def kill_holder() -> bytes:
         holder = await _holder(bench)
         await bench.until("daemon")
-        for pid in (await bench.until("supervisors")).split():
+        for pid in (await bench.until("holders")).split():
             os.kill(int(pid), signal.SIGKILL)
         printed, _ = await holder.communicate()
         await _until_no_survivors(bench)
         return printed
 
-    assert asyncio.run(kill_supervisor()) == b"SandboxFailure\n"
+    assert asyncio.run(kill_holder()) == b"SandboxFailure\n"

@@ -22,7 +22,7 @@ class Runner:
 
     def register(self, incarnation: str = "first") -> None:
         """Introduce it."""
-        said = {"hostname": "here", "slots": 8, "runtimes": [], "sandbox": "process", "version": "1"}
+        said = {"hostname": "here", "slots": 8, "runtimes": [], "sandbox": "bubblewrap", "version": "1"}
         answer = self.api.post(
             "/runner/register", {"runner_id": "runner", "incarnation": incarnation, **said}
         )

@@ -148,7 +148,7 @@ def write_the_rest(place: Place) -> None:
         hostname="h",
         slots=1,
         runtimes=[],
-        sandbox="process",
+        sandbox="bubblewrap",
         version="0",
         registered_at_ms=1,
         seen_at_ms=1,

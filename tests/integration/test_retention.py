@@ -62,7 +62,7 @@ class Server:
                 "hostname": "host",
                 "slots": 1,
                 "runtimes": [{"name": "python:3.11", "version": "3.11.7"}],
-                "sandbox": "process",
+                "sandbox": "bubblewrap",
                 "version": "1",
             }
         )

@@ -211,6 +211,7 @@ class RegisterBody(Body):
     memory_mib: int | None = Field(None, ge=0, le=2**31 - 1)
     runtimes: list[dict[str, str]]
     sandbox: str
+    sandbox_reason: str = ""
     version: str
     incarnation: str = ""
 

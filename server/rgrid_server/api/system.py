@@ -117,6 +117,9 @@ async def limits(request: Request, who: Who) -> Response:
             "max_running": await services(request).tenancy.max_running(who.tenant_id),
             "engine": services(request).settings.engine,
             "sandboxes": sorted({runner["sandbox"] for runner in runners}),
+            "sandbox_reasons": sorted(
+                {runner["sandbox_reason"] for runner in runners if runner["sandbox_reason"]}
+            ),
         }
     )
 

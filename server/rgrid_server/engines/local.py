@@ -35,6 +35,7 @@ class LocalEngine:
     data_dir: Path
     slots: int
     sandbox: str
+    network: str
     runner_key: str
     options: Sequence[str] = ()
     """More of the runner's command line: how it logs and traces."""
@@ -71,6 +72,7 @@ class LocalEngine:
     async def _start(self) -> Process:
         command = [sys.executable, "-m", "rgrid_server.runner", "--url", self.url]
         command += ["--data-dir", str(self.data_dir), "--slots", str(self.slots), "--sandbox", self.sandbox]
+        command += ["--network", self.network]
         command += self.options
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("RGRID_", "PYTEST_"))

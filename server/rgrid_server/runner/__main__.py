@@ -26,16 +26,14 @@ from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.interpreters import find_interpreters
 from rgrid_server.runner.leftovers import sweep
 from rgrid_server.runner.machine import DEFAULT_MIN_FREE_BYTES, offered_memory_mib
-from rgrid_server.runner.sandbox.base import Sandbox
-from rgrid_server.runner.sandbox.process import ProcessSandbox
-from rgrid_server.runner.sandbox.supervisor import become_subreaper
+from rgrid_server.runner.sandbox.choice import NAMES, Choice, Unavailable, choose
+from rgrid_server.runner.sandbox.processes import become_subreaper
 from rgrid_server.runner.service import DRAIN_SECONDS, RunnerService
 
 log = logging.getLogger(__name__)
 
 ALREADY_RUNNING = 75
 NOT_ALLOWED = 77
-SANDBOXES = ("auto", "process")
 
 
 def main() -> int:
@@ -44,9 +42,8 @@ def main() -> int:
     parser.add_argument("--url", required=True, help="the server's address")
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, metavar="N")
-    parser.add_argument(
-        "--sandbox", choices=["auto", "process", "bubblewrap", "docker"], default="auto", metavar="NAME"
-    )
+    parser.add_argument("--sandbox", choices=NAMES, default="auto", metavar="NAME")
+    parser.add_argument("--network", choices=["host", "none"], default="host", help="what scripts may reach")
     parser.add_argument(
         "--min-free-bytes",
         type=int,
@@ -69,11 +66,6 @@ def main() -> int:
         help="send OpenTelemetry traces; by default when OTEL_EXPORTER_OTLP_ENDPOINT is set",
     )
     arguments = parser.parse_args()
-    if arguments.sandbox not in SANDBOXES:
-        parser.error(
-            f"the sandbox {arguments.sandbox!r} is not available in this version; "
-            f"choose one of {', '.join(SANDBOXES)}"
-        )
     if arguments.slots < 1:
         parser.error(f"--slots {arguments.slots}: a runner needs at least one")
     configure_logging(arguments.log_format, arguments.log_level)
@@ -92,10 +84,15 @@ def main() -> int:
     except BlockingIOError:
         log.warning("another runner works in %s", data_dir)
         return ALREADY_RUNNING
-    # what a lost supervisor held becomes our child, and can be ended
+    # what a lost holder held becomes our child, and can be ended
     become_subreaper()
     try:
-        asyncio.run(_run(arguments, key, data_dir, tracing))
+        choice = choose(arguments.sandbox, data_dir / "runner" / "boxes", network=arguments.network == "host")
+    except Unavailable as error:
+        parser.error(f"--sandbox {arguments.sandbox}: {error}")
+    log.info("sandbox %s: %s", choice.sandbox.name, choice.reason)
+    try:
+        asyncio.run(_run(arguments, key, data_dir, choice, tracing))
     except Dismissed as error:
         log.warning("the server does not take this runner: %s", error)
         return NOT_ALLOWED
@@ -104,7 +101,9 @@ def main() -> int:
     return 0
 
 
-async def _run(arguments: argparse.Namespace, key: str, data_dir: Path, tracing: Tracing) -> None:
+async def _run(
+    arguments: argparse.Namespace, key: str, data_dir: Path, choice: Choice, tracing: Tracing
+) -> None:
     url: str = arguments.url
     slots: int = arguments.slots
     incarnation = secrets.token_hex(8)
@@ -115,12 +114,13 @@ async def _run(arguments: argparse.Namespace, key: str, data_dir: Path, tracing:
     home.chmod(0o700)
     # nothing of an earlier incarnation is carried any more
     await asyncio.to_thread(sweep, work)
+    await asyncio.to_thread(sweep, home / "boxes")
     _write_json(data_dir / "runner.json", {"pid": os.getpid(), "incarnation": incarnation, "url": url})
     interpreters = await find_interpreters()
     runner_id = _runner_id(home / "id", hostname)
     connection = Connection(url, key, runner_id, incarnation, data_dir / "address")
     memory_mib = offered_memory_mib(slots)
-    sandbox = ProcessSandbox()
+    sandbox = choice.sandbox
     environments = Environments(home / "environments", interpreters)
     service = RunnerService(
         connection,
@@ -138,6 +138,7 @@ async def _run(arguments: argparse.Namespace, key: str, data_dir: Path, tracing:
             "memory_mib": memory_mib,
             "runtimes": [{"name": name, "version": one.version} for name, one in interpreters.items()],
             "sandbox": sandbox.name,
+            "sandbox_reason": choice.reason,
             "version": __version__,
         },
         slots,
@@ -149,7 +150,7 @@ async def _run(arguments: argparse.Namespace, key: str, data_dir: Path, tracing:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
-    warming = asyncio.create_task(_warm(sandbox, slots, environments))
+    warming = asyncio.create_task(_warm(environments))
     try:
         await service.run()
     finally:
@@ -160,9 +161,8 @@ async def _run(arguments: argparse.Namespace, key: str, data_dir: Path, tracing:
         await connection.close()
 
 
-async def _warm(sandbox: Sandbox, slots: int, environments: Environments) -> None:
+async def _warm(environments: Environments) -> None:
     """Make ready what the first script would have to wait for."""
-    await sandbox.prepare(min(slots, os.cpu_count() or 1))
     own = Specification("", "script.py", f"python:{sys.version_info[0]}.{sys.version_info[1]}", None)
     try:
         async with environments.use(own):

@@ -24,6 +24,7 @@ from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.outputs import Finished, Outputs, with_passed_over
 from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox
+from rgrid_server.runner.warmth import find_warmth
 from rgrid_server.runner.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,10 @@ class Attempt:
         self.is_canceled = False
         self.is_dropped = False
         self.is_reporting = False
-        self.holds_slot = True
+        self.turn = asyncio.Event()
+        self.claimed_at = time.monotonic()
+        self.turned_at = 0.0
+        self.has_ended = False
         self.task: asyncio.Task[None] | None = None
         self._on_slot_free = on_slot_free
         self._running: Running | None = None
@@ -61,7 +65,7 @@ class Attempt:
     @property
     def has_started(self) -> bool:
         """Whether its script runs, or has ended already."""
-        return self._running is not None or not self.holds_slot
+        return self._running is not None or self.has_ended
 
     def cancel(self) -> None:
         """End it: its script if it runs, else its preparation. One whose script has ended is reported so."""
@@ -78,7 +82,7 @@ class Attempt:
             self._running.kill()
         elif self._preparing is not None:
             self._preparing.cancel()
-        elif self.task is not None and not self.holds_slot:
+        elif self.task is not None and self.has_ended:
             self.task.cancel()
 
     async def prepare(self, work: Coroutine[Any, Any, T]) -> T:
@@ -101,11 +105,26 @@ class Attempt:
         elif self.is_canceled:
             running.cancel()
 
+    @property
+    def holds_slot(self) -> bool:
+        """Whether it is its turn, from then on until its script has ended."""
+        return self.turn.is_set() and not self.has_ended
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it was claimed ahead of its turn."""
+        return not self.turn.is_set() and not self.has_ended
+
+    def take_slot(self) -> None:
+        """It is its turn."""
+        self.turned_at = time.monotonic()
+        self.turn.set()
+
     def free_slot(self) -> None:
         """Its script has ended, or will not start."""
         self._running = None
-        if self.holds_slot:
-            self.holds_slot = False
+        if not self.has_ended:
+            self.has_ended = True
             self._on_slot_free()
 
 
@@ -174,8 +193,9 @@ class Carrier:
             with self.span(attempt, "environment"):
                 environment = await attempt.prepare(stack.enter_async_context(using))
             ready_ms = round((time.monotonic() - claimed_at) * 1000)
+            await attempt.prepare(attempt.turn.wait())
             with self.span(attempt, "script") as context:
-                exit_ = await self._run(attempt, environment, workspace, context)
+                exit_ = await self._run(attempt, environment, workspace, source, context)
         attempt.free_slot()
         outcome, exit_code, why = describe(exit_, assignment)
         error_code = None
@@ -202,6 +222,8 @@ class Carrier:
                     "environment_built": environment.was_built,
                     "python": environment.version,
                     "sandbox": self._sandbox.name,
+                    "start": "warm" if exit_.cold_reason is None else "cold",
+                    **({"cold_reason": exit_.cold_reason} if exit_.cold_reason is not None else {}),
                     "hostname": self._hostname,
                 },
                 collected.passed_over,
@@ -229,15 +251,25 @@ class Carrier:
         attempt: Attempt,
         environment: Environment,
         workspace: Workspace,
+        source: bytes,
         context: TraceContext | None,
     ) -> Exit:
-        assignment = attempt.assignment
+        assignment, name = attempt.assignment, attempt.specification.script_name
         command = Command(
-            argv=[str(environment.python), attempt.specification.script_name, *assignment.args],
-            directory=workspace.work,
-            environment=script_environment(assignment, environment, workspace, context),
+            argv=[str(environment.python), name, *assignment.args],
+            workspace=workspace.root,
+            environment=script_environment(assignment, environment, context),
             timeout_ms=assignment.timeout_ms,
             memory_mib=assignment.memory_mib,
+            cpus_milli=assignment.cpus_milli,
+            tenant=assignment.tenant_id,
+            read_only=(environment.directory, *environment.installation),
+            warmth=find_warmth(
+                source,
+                [name, *(item.name for item in assignment.inputs)],
+                environment_variables(environment),
+                environment.packages,
+            ),
         )
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
@@ -304,22 +336,24 @@ def describe(exit_: Exit, assignment: Assignment) -> tuple[Outcome, int, str | N
     return Outcome.SIGNALED, 128 + exit_.code, f"the script was ended by the signal {name}"
 
 
-def script_environment(
-    assignment: Assignment,
-    environment: Environment,
-    workspace: Workspace,
-    context: TraceContext | None = None,
-) -> dict[str, str]:
-    """The script's environment variables: few, and none of the runner's own; the submitter's come last."""
+def environment_variables(environment: Environment) -> dict[str, str]:
+    """The variables that all scripts of an environment have: few, and none of the runner's own."""
     return {
         "PATH": f"{environment.python.parent}:{PATH}",
-        "HOME": str(workspace.home),
-        "TMPDIR": str(workspace.tmp),
         "LANG": "C.UTF-8",
         # a log that is followed shows each line as it is printed
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "VIRTUAL_ENV": str(environment.python.parent.parent),
+        "VIRTUAL_ENV": str(environment.directory),
+    }
+
+
+def script_environment(
+    assignment: Assignment, environment: Environment, context: TraceContext | None = None
+) -> dict[str, str]:
+    """A script's environment variables; the submitter's come last. Its sandbox adds HOME and TMPDIR."""
+    return {
+        **environment_variables(environment),
         "RGRID_EXECUTION_ID": assignment.execution_id,
         "RGRID_ATTEMPT": str(assignment.attempt),
         **({TRACEPARENT_VARIABLE: str(context)} if context is not None else {}),

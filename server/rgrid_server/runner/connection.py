@@ -340,6 +340,8 @@ def _read(answer: httpx.Response) -> Any:
         raise Dismissed(answer.text)
     if status == 404 and "/runner/attempts/" in str(answer.request.url):
         raise Gone(answer.text)
+    if status == 409 and '"sandbox_too_weak"' in answer.text:
+        raise Dismissed(answer.text)
     if status == 409:
         raise Unregistered(answer.text)
     if status == 503 and (why := _why_full(answer)) is not None:

@@ -28,8 +28,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from uv import find_uv_bin
 
 from rgrid_server.domain.attempts import Specification
-from rgrid_server.runner.interpreters import Interpreter, choose
+from rgrid_server.runner.interpreters import Interpreter, choose, installation
 from rgrid_server.runner.pipconfig import index_settings
+from rgrid_server.runner.warmth import find_packages
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +78,28 @@ class EnvironmentFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A ready environment."""
+    """A ready environment.
+
+    Attributes:
+        key: what determines it.
+        python: its interpreter.
+        version: of the interpreter.
+        installation: the directories that its interpreter itself consists of.
+        packages: the top-level modules that are installed in it.
+    """
 
     key: str
     python: Path
     version: str
+    installation: tuple[Path, ...]
+    packages: frozenset[str]
     was_built: bool = field(default=False, compare=False)
     """Whether it was made just now, rather than found."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it stands."""
+        return self.python.parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +134,7 @@ class Environments:
         self._resolutions: dict[str, tuple[str, float]] = {}
         self._in_use: Counter[str] = Counter()
         self._pending: dict[str, asyncio.Task[Any]] = {}
+        self._built: dict[str, Environment] = {}
 
     @asynccontextmanager
     async def use(self, specification: Specification) -> AsyncIterator[Environment]:
@@ -186,12 +203,14 @@ class Environments:
 
     async def _build(self, key: str, interpreter: Interpreter, pins: str) -> Environment:
         target = self._directory / key
-        environment = Environment(key, target / "bin" / "python", interpreter.version)
+        known = self._built.get(key)
         ready = target / READY_FILE
         # the interpreter may have been removed from the machine since, and stand there again
-        if ready.exists() and environment.python.exists():
+        if ready.exists() and (target / "bin" / "python").exists():
             ready.touch()
-            return environment
+            if known is None:
+                known = self._built[key] = await asyncio.to_thread(_describe, key, target, interpreter)
+            return known
         started = time.monotonic()
         # scripts and compiled files name their place, so it is built where it stays; the mark comes last,
         # and a build that was cut short, which has none, is made anew
@@ -203,7 +222,7 @@ class Environments:
             await asyncio.to_thread((target / REQUIREMENTS_FILE).write_text, pins)
             await _uv(
                 *["pip", "install", "--quiet", "--compile-bytecode", "--no-deps"],
-                *["--python", str(environment.python), "-r", REQUIREMENTS_FILE],
+                *["--python", str(target / "bin" / "python"), "-r", REQUIREMENTS_FILE],
                 directory=target,
             )
         size_bytes = await asyncio.to_thread(_size_bytes, target)
@@ -212,7 +231,8 @@ class Environments:
         unmarked.replace(ready)
         log.info("environment %s built in %.2f s, %d bytes", key[:12], time.monotonic() - started, size_bytes)
         await self._make_room(key)
-        return replace(environment, was_built=True)
+        built = self._built[key] = await asyncio.to_thread(_describe, key, target, interpreter)
+        return replace(built, was_built=True)
 
     async def _make_room(self, newest: str) -> None:
         """Remove those that were not used for longest, as far as all together are too large."""
@@ -228,6 +248,13 @@ class Environments:
                     (self._directory / key).rename(removed)
                     total_bytes -= size_bytes
                 await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True)
+
+
+def _describe(key: str, target: Path, interpreter: Interpreter) -> Environment:
+    python = target / "bin" / "python"
+    return Environment(
+        key, python, interpreter.version, installation(interpreter.path), find_packages(target)
+    )
 
 
 def find_wanted(specification: Specification, interpreters: Mapping[str, Interpreter]) -> Wanted:

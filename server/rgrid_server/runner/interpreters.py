@@ -57,6 +57,14 @@ def choose(runtime: str, interpreters: dict[str, Interpreter]) -> Interpreter | 
     return one
 
 
+def installation(path: str) -> tuple[Path, ...]:
+    """The directories that an interpreter and its standard library consist of, and no more."""
+    base = Path(path).resolve().parent.parent
+    return tuple(
+        base / part for part in ("bin", "include", "lib", "lib64", "share") if (base / part).is_dir()
+    )
+
+
 def _base_executable() -> str:
     # the server's own environment is none of a script's business
     base: str = getattr(sys, "_base_executable", sys.executable)

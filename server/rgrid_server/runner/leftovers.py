@@ -19,7 +19,7 @@ SWEEP_SECONDS = 10.0
 def sweep(work_directory: Path) -> None:
     """End every process that was started in a workspace below a directory, then remove the workspaces.
 
-    Usually the supervisors have done so themselves; this is for when they were killed as well.
+    Usually the holders have done so themselves; this is for when they were killed as well.
     """
     deadline = time.monotonic() + SWEEP_SECONDS
     while found := orphans(work_directory):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from rgrid_server.domain.attempts import Assignment, AttemptId, Outcome, Specification
 from rgrid_server.observability.logs import bind
+from rgrid_server.runner.ahead import WAIT_SECONDS, Pace
 from rgrid_server.runner.carrier import Attempt, Carrier
 from rgrid_server.runner.connection import (
     Connection,
@@ -38,8 +40,9 @@ MAX_LOG_WITH_REPORT_BYTES = 256 * 1024
 MAX_REPORTS_AT_ONCE = 50
 MAX_BLOBS_AT_ONCE_BYTES = 16 * 1024 * 1024
 MAX_REPORT_TRIES = 5
-MAX_CARRIED_PER_SLOT = 4
+MAX_ENDED_PER_SLOT = 3
 """An attempt whose script has ended holds no slot; so many at most wait for their outputs and reports."""
+REPORT_TOGETHER_SECONDS = 0.02
 FULL_WAIT_SECONDS = 0.25
 DISK_LOOK_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
@@ -82,6 +85,7 @@ class RunnerService:
         self._hurrying = asyncio.Event()
         self._has_logs = asyncio.Event()
         self._sending_logs = asyncio.Lock()
+        self._pace = Pace()
 
     def stop(self) -> None:
         """Take no more work, let what runs come to its end for a while, and end; asked again, end at once."""
@@ -112,6 +116,7 @@ class RunnerService:
                 asyncio.create_task(self._keep_leases(heartbeat_seconds)),
                 asyncio.create_task(self._send_logs()),
                 asyncio.create_task(self._send_reports()),
+                asyncio.create_task(self._hand_back_late()),
             ]
             await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -187,9 +192,54 @@ class RunnerService:
             self._has_logs.set,
             self._connection.clock.now_ms,
         )
-        attempt = Attempt(assignment, specification, log_, self._slot_free.set)
+        attempt = Attempt(assignment, specification, log_, lambda: self._on_slot_free(attempt))
         self._carried[assignment.id] = attempt
+        self._give_turns()
         attempt.task = asyncio.create_task(self._carry(attempt))
+
+    def _on_slot_free(self, attempt: Attempt) -> None:
+        if attempt.turn.is_set():
+            self._pace.ended(time.monotonic() - attempt.turned_at)
+        self._give_turns()
+        self._slot_free.set()
+
+    def _give_turns(self) -> None:
+        """Let those begin, in the order of their claims, for which there is room."""
+        for attempt in self._waiting():
+            holding = self._holding()
+            cpus_milli = sum(one.assignment.cpus_milli for one in holding) + attempt.assignment.cpus_milli
+            memory_mib = sum(one.assignment.memory_mib for one in holding) + attempt.assignment.memory_mib
+            has_memory = self._memory_mib is None or memory_mib <= self._memory_mib
+            if not holding or (
+                len(holding) < self._slots and cpus_milli <= self._slots * 1000 and has_memory
+            ):
+                attempt.take_slot()
+            else:
+                return
+
+    async def _hand_back_late(self) -> None:
+        """Hand back what was claimed ahead and has not come to its turn soon after all."""
+        while True:
+            await asyncio.sleep(WAIT_SECONDS / 2)
+            oldest_at = time.monotonic() - WAIT_SECONDS
+            late = [one for one in self._waiting() if one.claimed_at < oldest_at]
+            for attempt in late:
+                attempt.drop()
+            ids = [one.assignment.id for one in late]
+            await asyncio.gather(*(one.task for one in late if one.task), return_exceptions=True)
+            if ids:
+                try:
+                    await self._connection.release(ids)
+                except Exception as error:
+                    # their leases run out, or the server asks for them by the next heartbeat
+                    if not is_passing(error) and not isinstance(error, Unregistered):
+                        raise
+
+    def _waiting(self) -> list[Attempt]:
+        return [one for one in self._carried.values() if one.is_waiting]
+
+    def _holding(self) -> list[Attempt]:
+        return [one for one in self._carried.values() if one.holds_slot]
 
     async def _carry(self, attempt: Attempt) -> None:
         assignment = attempt.assignment
@@ -283,6 +333,9 @@ class RunnerService:
     async def _send_reports(self) -> None:
         while True:
             waiting = [await self._finished.get()]
+            if self._waiting():
+                # there is work enough meanwhile, so nobody waits for these but a client for a moment
+                await asyncio.sleep(REPORT_TOGETHER_SECONDS)
             size_bytes = _size_bytes(waiting[0][0])
             while (
                 len(waiting) < MAX_REPORTS_AT_ONCE
@@ -442,22 +495,34 @@ class RunnerService:
         elif was_full and not self._is_disk_full:
             log.info("the disk of %s has room again", self._work_directory)
 
+    def _room(self) -> int:
+        """How many attempts may be here that have not ended: in the slots, and ahead of their turn."""
+        now = time.monotonic()
+        longest_seconds = max((now - one.turned_at for one in self._holding()), default=0.0)
+        return self._slots + self._pace.ahead(self._slots, longest_running_seconds=longest_seconds)
+
+    def _not_ended(self) -> list[Attempt]:
+        return [one for one in self._carried.values() if not one.has_ended]
+
     def _free_slots(self) -> int:
         if self._is_disk_full:
             return 0
-        if len(self._carried) >= MAX_CARRIED_PER_SLOT * self._slots:
+        ended = len(self._carried) - len(self._not_ended())
+        if ended >= MAX_ENDED_PER_SLOT * self._room():
             return 0
-        return max(0, self._slots - sum(attempt.holds_slot for attempt in self._carried.values()))
+        free = self._room() - len(self._not_ended())
+        # half of what is ahead is asked for at once, rather than each by itself
+        return free if free >= (self._room() - self._slots) // 2 else 0
 
     def _free_cpus_milli(self) -> int:
-        used = sum(attempt.assignment.cpus_milli for attempt in self._carried.values() if attempt.holds_slot)
-        return max(0, self._slots * 1000 - used)
+        used = sum(attempt.assignment.cpus_milli for attempt in self._not_ended())
+        return max(0, self._room() * 1000 - used)
 
     def _free_memory_mib(self) -> int | None:
         if self._memory_mib is None:
             return None
-        used = sum(attempt.assignment.memory_mib for attempt in self._carried.values() if attempt.holds_slot)
-        return max(0, self._memory_mib - used)
+        used = sum(attempt.assignment.memory_mib for attempt in self._not_ended())
+        return max(0, self._memory_mib * self._room() // self._slots - used)
 
 
 def _size_bytes(finished: Finished) -> int:

@@ -58,7 +58,7 @@ class Workspace:
     """A directory that holds ``work`` (where the script runs), ``home`` and ``tmp``."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self.work = root / "work"
         self.home = root / "home"
         self.tmp = root / "tmp"
@@ -66,9 +66,13 @@ class Workspace:
 
     def create(self) -> None:
         """Make it, empty and private."""
-        self.remove()
+        try:
+            self.root.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            self.remove()
+            self.root.mkdir(mode=0o700)
         for directory in (self.work, self.home, self.tmp):
-            directory.mkdir(parents=True, mode=0o700)
+            directory.mkdir(mode=0o700)
 
     def put(self, name: str, source: Path | bytes, *, sha256: str) -> None:
         """Lay out a file; one whose bytes stay as they are will be no output."""
@@ -134,11 +138,14 @@ class Workspace:
 
     def remove(self) -> None:
         """Remove it with everything in it, however deep and whatever its rights."""
+        with contextlib.suppress(OSError):
+            _remove_flat(self.root)
+            return
         with contextlib.suppress(RecursionError):
-            shutil.rmtree(self._root, ignore_errors=True)
-        if self._root.exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+        if self.root.exists():
             for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-                subprocess.run([*command, "--", str(self._root)], check=False, stderr=subprocess.DEVNULL)
+                subprocess.run([*command, "--", str(self.root)], check=False, stderr=subprocess.DEVNULL)
 
     def _is_as_before(self, found: FoundFile) -> bool:
         known = self._known.get(found.name)
@@ -160,6 +167,23 @@ class Workspace:
             passed_over.append(f"{name} is no regular file")
             return None
         return status
+
+
+def _remove_flat(root: Path) -> None:
+    """Remove what most workspaces are: three directories with few files.
+
+    Raises:
+        OSError: it is not so, or it is not to be removed so simply.
+    """
+    for part in os.scandir(root):
+        if not part.is_dir(follow_symlinks=False):
+            # what stands behind a link is not the workspace's
+            raise NotADirectoryError(part.path)
+        for entry in os.scandir(part.path):
+            # a directory is refused here
+            os.unlink(entry.path)  # noqa: PTH108 - this is for speed
+        os.rmdir(part.path)  # noqa: PTH106
+    root.rmdir()
 
 
 def hash_file(path: Path) -> str:

@@ -16,10 +16,11 @@ from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Assignment, AttemptId, InputFile, Outcome
 from rgrid_server.domain.choosing import Candidate, Choice, Chooser
+from rgrid_server.domain.confinement import why_not_shared
 from rgrid_server.domain.execution import Refused
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
-from rgrid_server.errors import NotFound
+from rgrid_server.errors import Conflict, NotFound
 from rgrid_server.scheduler.choosing import Places, StoredQueue
 from rgrid_server.scheduler.observer import AttemptBegin, AttemptEnd, Observer, attempt_begin, attempt_end
 from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, takes_work, undelivered
@@ -30,6 +31,7 @@ from rgrid_server.store import executions as store
 from rgrid_server.store import logs, queue, runners
 from rgrid_server.store.database import Database, Row
 from rgrid_server.store.executions import Transition
+from rgrid_server.store.tenants import list_tenants
 
 LEASE_MS = 30_000
 HEARTBEAT_MS = 10_000
@@ -74,6 +76,8 @@ class Leases:
         limits: AttemptLimits,
         chooser: Chooser,
         observer: Observer | None = None,
+        *,
+        allow_process_sandbox: bool = False,
     ) -> None:
         self._observer = observer or Observer()
         self._database = database
@@ -84,10 +88,15 @@ class Leases:
         self._limits = limits
         self._chooser = chooser
         self._places = Places()
+        self._allow_process_sandbox = allow_process_sandbox
         self.draining = False
 
     async def register(self, runner: Mapping[str, Any]) -> None:
-        """Note a runner; attempts of its earlier incarnations are lost, for it knows nothing of them."""
+        """Note a runner; attempts of its earlier incarnations are lost, for it knows nothing of them.
+
+        Raises:
+            Conflict: ``sandbox_too_weak``, where its sandbox does not keep the server's tenants apart.
+        """
         runner_id, incarnation = runner["runner_id"], runner["incarnation"]
 
         ends: list[AttemptEnd] = []
@@ -95,6 +104,11 @@ class Leases:
         def put(connection: Connection) -> list[Transition | None]:
             ends.clear()
             now = now_ms()
+            problem = why_not_shared(
+                runner["sandbox"], len(list_tenants(connection)), is_allowed=self._allow_process_sandbox
+            )
+            if problem is not None:
+                raise Conflict("sandbox_too_weak", problem)
             runners.put_runner(connection, {**runner, "registered_at_ms": now, "seen_at_ms": now})
             lost = queue.open_attempts(connection, runner_id=runner_id, other_incarnation=incarnation)
             store.lock_executions(connection, [row["execution_id"] for row in lost])

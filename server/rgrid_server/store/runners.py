@@ -40,7 +40,7 @@ _RUNNERS = Prepared(
 
 def put_runner(connection: Connection, values: dict[str, Any]) -> None:
     """Write what a runner says of itself, in place of what it said before; a drained one stays so."""
-    _PUT.run(connection, **{"memory_mib": None, **values})
+    _PUT.run(connection, **{"memory_mib": None, "sandbox_reason": None, **values})
 
 
 def touch_runner(connection: Connection, runner_id: str, now_ms: int) -> Row | None:

@@ -272,6 +272,7 @@ runners = Table(
     Column("memory_mib", Integer),
     Column("runtimes", JSON, nullable=False),
     Column("sandbox", String, nullable=False),
+    Column("sandbox_reason", String, nullable=True),
     Column("version", String, nullable=False),
     Column("registered_at_ms", BigInteger, nullable=False),
     Column("seen_at_ms", BigInteger, nullable=False),

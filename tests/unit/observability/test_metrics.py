@@ -149,7 +149,7 @@ def _runner(runner_id: str, seen_at_ms: int) -> dict[str, object]:
         "hostname": "h",
         "slots": 4,
         "runtimes": [],
-        "sandbox": "process",
+        "sandbox": "bubblewrap",
         "version": "1",
         "registered_at_ms": 0,
         "seen_at_ms": seen_at_ms,

@@ -1,0 +1,315 @@
+"""A holder (inside/holder.py) as its runner sees it: a process, the socket to it, and the box it works in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import marshal
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rgrid_server.runner.sandbox.base import ImportStatement, SandboxFailure
+
+INSIDE = Path(__file__).parent / "inside"
+CHANNEL_VARIABLE = "RGRID_HOLDER_CHANNEL"
+RUN = "run"
+MAX_ANSWER_BYTES = 1024 * 1024
+BEGIN_SECONDS = 120.0
+END_SECONDS = 10.0
+
+BASE_PYTHON: str = getattr(sys, "_base_executable", sys.executable)
+"""What holds commands that start cold: an interpreter without any environment's packages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What all runs of a holder have in common: whoever differs in one of these needs another holder.
+
+    Attributes:
+        python: the interpreter.
+        script: the name of the scripts that it starts warm; empty where it starts all cold.
+        tenant: whose runs it holds.
+        read_only: directories of the machine that they may read.
+        variables: the environment variables that the interpreter was started with.
+    """
+
+    python: str
+    script: str
+    tenant: str
+    read_only: tuple[Path, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+class Unfit(Exception):
+    """An import cannot be made before the script."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+class Confinement(Protocol):
+    """How a holder is shut in."""
+
+    name: str
+
+    def seen(self, box: Path) -> Path:
+        """Where a command sees a box."""
+
+    def spawn(self, kind: Kind, box: Path, environment: Mapping[str, str], channel: int) -> Spawned:
+        """Start ``kind.python kind.script`` with these variables and this descriptor beside the three."""
+
+
+class Limits(Protocol):
+    """What limits a holder from outside, such as a control group."""
+
+    def limit(self, memory_mib: int, cpus_milli: int) -> None:
+        """Limit what the coming run may use."""
+
+    def was_out_of_memory(self) -> bool:
+        """Whether the kernel ended something in it for want of memory since this was asked last."""
+
+    def remove(self) -> None:
+        """Its processes have ended."""
+
+
+class Spawned:
+    """A holder's process, what it complained of, and what limits it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        descriptors: Sequence[int],
+        limits: Limits | None = None,
+        **options: Any,
+    ) -> None:
+        self.limits = limits
+        # a pipe, as a script's streams are: the interpreter looks at what it writes to when it starts
+        self._complaints, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.set_blocking(write, True)
+            # its own session: a terminal's Ctrl-C reaches the runner alone, which then decides
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=write,
+                stderr=write,
+                pass_fds=descriptors,
+                start_new_session=True,
+                **options,
+            )
+        except BaseException:
+            os.close(self._complaints)
+            if limits is not None:
+                limits.remove()
+            raise
+        finally:
+            os.close(write)
+
+    def complaints(self) -> str:
+        """What it wrote before it was ready."""
+        try:
+            return os.read(self._complaints, 4096).decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def release(self) -> None:
+        """Its process has ended: let go of the rest."""
+        os.close(self._complaints)
+        if self.limits is not None:
+            self.limits.remove()
+
+
+class Holder:
+    """One holder. Made by :func:`launch`."""
+
+    def __init__(self, kind: Kind, imports: tuple[ImportStatement, ...], spawned: Spawned, box: Path) -> None:
+        self.kind = kind
+        self.imports = imports
+        self.spawned = spawned
+        self.box = box
+        self.loaded: frozenset[str] = frozenset()
+        self.asked: frozenset[str] = frozenset()
+        self.runs = 0
+        self.idle_since = time.monotonic()
+        self._channel: socket.socket | None = None
+
+    @property
+    def pid(self) -> int:
+        return self.spawned.process.pid
+
+    def is_alive(self) -> bool:
+        return self._channel is not None and self.spawned.process.poll() is None
+
+    def take_in(self, workspace: Path) -> None:
+        """Move a workspace into the box."""
+        workspace.rename(self.box / RUN)
+
+    def give_out(self, workspace: Path) -> None:
+        """Move it back, and leave the box as it was; no link that a script has left is followed."""
+        if workspace.exists():
+            return
+        inside = self.box / RUN
+        if inside.is_symlink() or not inside.is_dir():
+            workspace.mkdir(mode=0o700)
+        else:
+            inside.rename(workspace)
+        workspace.chmod(0o700)
+        self.box.chmod(0o700)
+        for entry in os.scandir(self.box):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink()
+
+    async def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Send a request.
+
+        Raises:
+            OSError: it does not listen.
+        """
+        body = marshal.dumps(message, 2)
+        if self._channel is None:
+            raise BrokenPipeError
+        loop = asyncio.get_running_loop()
+        if descriptors:
+            socket.send_fds(self._channel, [len(body).to_bytes(4, "big")], descriptors)
+            await loop.sock_sendall(self._channel, body)
+        else:
+            await loop.sock_sendall(self._channel, len(body).to_bytes(4, "big") + body)
+
+    def post(self, message: dict[str, Any]) -> None:
+        """Send a small request now; one that is gone does not hear it."""
+        body = marshal.dumps(message, 2)
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                self._channel.send(len(body).to_bytes(4, "big") + body)
+
+    async def receive(self) -> str | None:
+        """The next answer; None when the holder is gone."""
+        try:
+            size = int.from_bytes(await self._exactly(4), "big")
+            if size > MAX_ANSWER_BYTES:
+                return None
+            return (await self._exactly(size)).decode(errors="replace")
+        except (ConnectionError, EOFError):
+            return None
+
+    async def _exactly(self, size: int) -> bytes:
+        if self._channel is None:
+            raise EOFError
+        loop = asyncio.get_running_loop()
+        data = b""
+        while len(data) < size:
+            part = await loop.sock_recv(self._channel, size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def connect(self, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+
+    def close(self) -> None:
+        """It ends itself, with all that it holds, when it finds the socket closed."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def wait(self) -> int:
+        """Wait until it has ended; returns its exit code, 0 when it has ended all that it held."""
+        process = self.spawned.process
+        try:
+            code = process.wait(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        self.spawned.release()
+        return code
+
+    def remove_box(self) -> None:
+        shutil.rmtree(self.box, ignore_errors=True)
+
+
+async def launch(
+    confinement: Confinement, boxes: Path, kind: Kind, imports: Iterable[ImportStatement]
+) -> Holder:
+    """Start a holder and wait until it has made these imports.
+
+    Raises:
+        Unfit: one of the imports is not to be made before a script.
+        SandboxFailure: it does not start.
+    """
+    statements = tuple(imports)
+    box = boxes / secrets.token_hex(4)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    holder: Holder | None = None
+    try:
+        holder = await asyncio.to_thread(_spawn, confinement, kind, statements, box, theirs)
+        holder.connect(ours)
+        theirs.close()
+        await asyncio.wait_for(_begin(holder, statements), BEGIN_SECONDS)
+    except BaseException as error:
+        ours.close()
+        theirs.close()
+        if holder is not None:
+            holder.close()
+            await asyncio.shield(asyncio.to_thread(_end, holder))
+        if isinstance(error, OSError | TimeoutError):
+            why = str(error) or "it takes too long"
+            raise SandboxFailure(f"{kind.python} does not start in the sandbox: {why}") from error
+        raise
+    return holder
+
+
+def _spawn(
+    confinement: Confinement,
+    kind: Kind,
+    statements: tuple[ImportStatement, ...],
+    box: Path,
+    channel: socket.socket,
+) -> Holder:
+    # the interpreter notes where it is started
+    (box / RUN / "work").mkdir(parents=True, mode=0o700)
+    box.chmod(0o700)
+    seen = confinement.seen(box) / RUN
+    environment = {
+        "HOME": str(seen / "home"),
+        "TMPDIR": str(seen / "tmp"),
+        **dict(kind.variables),
+        CHANNEL_VARIABLE: str(channel.fileno()),
+    }
+    return Holder(kind, statements, confinement.spawn(kind, box, environment, channel.fileno()), box)
+
+
+async def _begin(holder: Holder, statements: tuple[ImportStatement, ...]) -> None:
+    await holder.send({"imports": [(item.module, item.names) for item in statements]}, [])
+    while True:
+        answer = await holder.receive()
+        if answer is None:
+            raise OSError(holder.spawned.complaints() or "it ended at once")
+        word, _, rest = answer.partition(" ")
+        if word == "unfit":
+            index, _, reason = rest.partition(" ")
+            raise Unfit(int(index), reason)
+        if word == "asked":
+            holder.asked = frozenset(rest.split())
+        elif word == "ready":
+            holder.loaded = frozenset(rest.split())
+            await asyncio.to_thread(shutil.rmtree, holder.box / RUN)
+            return
+
+
+def _end(holder: Holder) -> None:
+    holder.wait()
+    holder.remove_box()

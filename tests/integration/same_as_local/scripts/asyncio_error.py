@@ -1,0 +1,4 @@
+import asyncio
+async def main():
+    raise ValueError("inside")
+asyncio.run(main())

@@ -1,0 +1,4 @@
+class Broken(Exception):
+    def __str__(self):
+        raise ValueError
+raise Broken

@@ -1,0 +1,2 @@
+import sys
+sys.exit({"a": [1, 2]})

@@ -1,0 +1,1 @@
+import nonesuch_module

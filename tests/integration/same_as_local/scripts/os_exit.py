@@ -1,0 +1,4 @@
+import os, sys
+sys.stdout.write("flushed, being unbuffered")
+print("x")
+os._exit(9)

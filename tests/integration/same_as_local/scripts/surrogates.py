@@ -1,0 +1,2 @@
+import sys
+sys.stdout.write("bad \udc80\n")

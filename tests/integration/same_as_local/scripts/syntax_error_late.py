@@ -1,0 +1,2 @@
+print("printed?")
+exec("a b")

@@ -1,0 +1,5 @@
+import json
+import logging, random
+from concurrent.futures import ThreadPoolExecutor
+import sys
+print(sorted(sys.modules))

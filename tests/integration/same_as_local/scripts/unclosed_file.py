@@ -1,0 +1,3 @@
+f = open("left.txt", "w")
+f.write("flushed at the end")
+print(f.closed)
