@@ -132,9 +132,19 @@ def find(root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Available:
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             paths[controller] = path
-    if any(controller in paths for controller in _CONTROLLERS):
-        return _find_v1(root, paths)
-    return _find_v2(root, paths.get("", "/"))
+    has_v1 = any(controller in paths for controller in _CONTROLLERS)
+    found = _find_v1(root, paths) if has_v1 else _find_v2(root, paths.get("", "/"))
+    for parent in set(found.parents.values()):
+        _remove_forsaken(parent)
+    return found
+
+
+def _remove_forsaken(parent: Path) -> None:
+    """Remove the groups that runners which were killed have left; one with processes in it stays."""
+    for group in parent.glob("rgrid-[0-9]*-*"):
+        if not Path("/proc", group.name.split("-")[1]).exists():
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 def _find_v1(root: Path, paths: Mapping[str, str]) -> Available:
