@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,6 +133,8 @@ class Local:
             capture_output=True,
             check=False,
             start_new_session=True,
+            # the tests may themselves have been started in the background, where a shell ignores interrupts
+            preexec_fn=_heed_interrupts,
         )
         place = re.compile(re.escape(str(root).encode()))
         code = ended.returncode if ended.returncode >= 0 else 128 - ended.returncode
@@ -139,6 +142,10 @@ class Local:
         return Left(
             code, _plain(ended.stdout, place), _plain(ended.stderr, place), _files(root / "work", before)
         )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _plain(printed: bytes, root: re.Pattern[bytes]) -> bytes:
