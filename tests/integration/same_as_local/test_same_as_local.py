@@ -133,7 +133,7 @@ class Local:
             capture_output=True,
             check=False,
             start_new_session=True,
-            # the tests may themselves have been started in the background, where a shell ignores interrupts
+            # the tests may themselves have been started in the background, where a shell ignores interrupts and hang-ups
             preexec_fn=_heed_interrupts,
         )
         place = re.compile(re.escape(str(root).encode()))
@@ -145,7 +145,8 @@ class Local:
 
 
 def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for one in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_DFL)
 
 
 def _plain(printed: bytes, root: re.Pattern[bytes]) -> bytes:
