@@ -25,7 +25,8 @@ from tests.live import LiveServer
 @pytest.fixture(scope="session")
 def server() -> Iterator[LiveServer]:
     """A real server, which the connection ``rgrid_default`` names."""
-    with LiveServer(options=["--slots", "4"]) as server:
+    # some scripts count their own runs in a directory of the machine, which other sandboxes do not show them
+    with LiveServer(options=["--slots", "4", "--sandbox", "process"]) as server:
         server.wait_for_runner()
         os.environ["AIRFLOW_CONN_RGRID_DEFAULT"] = json.dumps(
             {"conn_type": "rgrid", "host": server.url, "password": server.api_key}

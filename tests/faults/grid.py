@@ -29,6 +29,9 @@ from tests.faults.scale import DEADLINE_SECONDS
 from tests.faults.truth import gather
 from tests.live import PYTHON, LiveServer
 
+SANDBOX = ("--sandbox", "process")
+"""The load's scripts note what they do outside of the grid, which they would not reach in any other."""
+
 
 class RunnerProcess:
     """A runner of the test's own, with a data directory of its own.
@@ -46,7 +49,7 @@ class RunnerProcess:
     ) -> None:
         self.home = home
         self._command = [str(PYTHON), "-m", "rgrid_server.runner", "--url", url, "--data-dir", str(home)]
-        self._command += ["--slots", str(slots)]
+        self._command += ["--slots", str(slots), *SANDBOX]
         self._env = {"RGRID_RUNNER_KEY": key, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -118,7 +121,9 @@ class Grid:
         self.recorder = Recorder()
         where = ["--database-url", database_url] if database_url is not None else []
         self.server = LiveServer(
-            data_dir or directory / "data", options=["--slots", str(slots), *where, *options], env=env
+            data_dir or directory / "data",
+            options=["--slots", str(slots), *SANDBOX, *where, *options],
+            env=env,
         )
         self._database_url = database_url
         self.runners: list[RunnerProcess] = []

@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 
+from tests.gate import Gate
 from tests.integration.conftest import Api
 from tests.live import LiveServer
 
 ROUNDS = int(os.environ.get("RGRID_SOAK_ROUNDS", "1"))
 
-SCRIPT = """
-import os, sys, time
+SCRIPT = f"""
+import sys, time
 for n in range(6):
     print(sys.argv[1], n, flush=True)
     time.sleep(0.05)
-    while n == 2 and not os.path.exists(sys.argv[2]):
-        time.sleep(0.02)
+    if n == 2:
+        {Gate.WAIT}
 open('mark', 'w').write(sys.argv[1])
 """
 """Prints half of its lines, and the others when a gate is opened: so it certainly runs at the bad moment."""
@@ -53,16 +54,15 @@ def charges_per_attempt(server: LiveServer) -> Counter[tuple[str, int]]:
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_fifty_running_executions_survive_a_killed_server(tmp_path: Path, round_: int) -> None:
-    with LiveServer(tmp_path / "data", options=["--slots", "50"]) as server:
+    with LiveServer(tmp_path / "data", options=["--slots", "50"]) as server, Gate() as gate:
         server.wait_for_runner()
-        gate = tmp_path / "gate"
         ids = [
-            client(server).submit(SCRIPT, args=[str(n), str(gate)], cpus=0.1)["execution_id"]
+            client(server).submit(SCRIPT, args=[str(n), gate.argument], cpus=0.1)["execution_id"]
             for n in range(50)
         ]
         wait_until_running(server, 50)
         server.kill()
-        gate.touch()
+        gate.open()
         server.restart()
         found = ended(server, ids)
         assert [item["status"] for item in found] == ["completed"] * 50
@@ -77,15 +77,14 @@ def test_fifty_running_executions_survive_a_killed_server(tmp_path: Path, round_
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_executions_of_a_killed_runner_run_again_once(tmp_path: Path, round_: int) -> None:
-    with LiveServer(tmp_path / "data", options=["--slots", "4"]) as server:
+    with LiveServer(tmp_path / "data", options=["--slots", "4"]) as server, Gate() as gate:
         server.wait_for_runner()
-        gate = tmp_path / "gate"
-        ids = [client(server).submit(SCRIPT, args=[str(n), str(gate)])["execution_id"] for n in range(4)]
+        ids = [client(server).submit(SCRIPT, args=[str(n), gate.argument])["execution_id"] for n in range(4)]
         wait_until_running(server, 4)
         pid = server.runner_pid()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        gate.touch()
+        gate.open()
         found = ended(server, ids)
         assert [item["status"] for item in found] == ["completed"] * 4
         assert [item["stdout"] for item in found] == [expected(n) for n in range(4)]
@@ -130,13 +129,12 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -
 
 
 def test_sigterm_drains_and_running_work_goes_on_under_the_next_server(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data", options=["--slots", "2"]) as server:
+    with LiveServer(tmp_path / "data", options=["--slots", "2"]) as server, Gate() as gate:
         server.wait_for_runner()
-        gate = tmp_path / "gate"
-        one = client(server).submit(SCRIPT, args=["1", str(gate)])["execution_id"]
+        one = client(server).submit(SCRIPT, args=["1", gate.argument])["execution_id"]
         wait_until_running(server, 1)
         assert terminate_only(server) == 0
-        gate.touch()
+        gate.open()
         server.restart()
         (found,) = ended(server, [one])
         assert (found["status"], found["stdout"], found["attempt"]) == ("completed", expected(1), 1)
@@ -197,7 +195,9 @@ signal.pause()
 
 
 def test_a_script_that_kills_its_runner_each_time_is_given_up_with_a_reason(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data", options=["--slots", "2"]) as server:
+    # in any other sandbox it does not find its runner
+    options = ["--slots", "2", "--sandbox", "process"]
+    with LiveServer(tmp_path / "data", options=options) as server:
         server.wait_for_runner()
         poison = client(server).submit(KILLS_ITS_RUNNER, retry_policy={"max_retries": 20})["execution_id"]
         found = client(server).wait(poison, seconds=180)

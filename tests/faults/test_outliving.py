@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.gate import Gate
 from tests.integration.conftest import Api
 from tests.live import LiveServer
 
@@ -28,17 +29,22 @@ for n in range(int(sys.argv[1])):
     time.sleep(0.05)
 """
 UNTIL_TOLD = """
-import os, sys, time
+import socket, sys
+told = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+told.settimeout(0.05)
 n = 0
-while not os.path.exists(sys.argv[1]):
+while True:
     print("line", n, flush=True)
     n += 1
-    time.sleep(0.05)
+    try:
+        told.recv(1)
+        break
+    except TimeoutError:
+        pass
 print("ended after", n)
 """
 PRINTING = """
-import sys
-with open(sys.argv[1], "w") as progress:
+with open("progress", "w") as progress:
     for n in range(400_000):
         print(f"{n:0100d}")
         if n % 1000 == 0:
@@ -115,15 +121,16 @@ def test_scripts_go_on_while_their_server_is_away_beyond_their_leases(server: Li
     assert charges(server) == sorted((one, 1) for one in ids)
 
 
-def test_upgrades_of_the_server_are_not_noticed_by_scripts(server: LiveServer, tmp_path: Path) -> None:
-    end = tmp_path / "end"
-    one = api_of(server).submit(UNTIL_TOLD, args=[str(end)])["execution_id"]
-    for _ in range(3):
-        before = len(log_of(server, one).splitlines())
-        until(lambda before=before: prints(server, one, before + 5), "the script prints on")
-        stop_only(server)
-        server.restart()
-    end.touch()
+def test_upgrades_of_the_server_are_not_noticed_by_scripts(server: LiveServer) -> None:
+    with Gate() as end:
+        one = api_of(server).submit(UNTIL_TOLD, args=[end.argument])["execution_id"]
+        for _ in range(3):
+            before = len(log_of(server, one).splitlines())
+            until(lambda before=before: prints(server, one, before + 5), "the script prints on")
+            stop_only(server)
+            server.restart()
+        end.open()
+        until(lambda: "ended after" in log_of(server, one), "the script is told to end")
     found = api_of(server).wait(one, seconds=DEADLINE_SECONDS)
     assert (found["status"], found["attempt"]) == ("completed", 1)
     lines = log_of(server, one).splitlines()
@@ -131,12 +138,10 @@ def test_upgrades_of_the_server_are_not_noticed_by_scripts(server: LiveServer, t
     assert charges(server) == [(one, 1)]
 
 
-def test_a_script_that_prints_much_is_held_back_while_nobody_listens(
-    server: LiveServer, tmp_path: Path
-) -> None:
-    progress = tmp_path / "progress"
-    one = api_of(server).submit(PRINTING, args=[str(progress)], env_vars={"PYTHONUNBUFFERED": ""})
-    until(lambda: progress.exists() and progress.read_text(), "the script prints")
+def test_a_script_that_prints_much_is_held_back_while_nobody_listens(server: LiveServer) -> None:
+    one = api_of(server).submit(PRINTING, env_vars={"PYTHONUNBUFFERED": ""})
+    (progress,) = until(lambda: left_by_scripts(server, "progress"), "the script prints")
+    until(progress.read_text, "the script says how far it is")
     server.kill()
     until(lambda: stands_still(progress), "the script is held back")
     assert "ended" not in progress.read_text()
@@ -197,12 +202,9 @@ def test_nothing_of_a_machine_that_went_down_is_left_when_it_is_up_again(server:
         with suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
     until(lambda: runs(server, one["execution_id"], 2), "the next runner carries it")
-    work = server.data_dir / "runner" / "work"
-    # the runner makes a workspace once it has been given what is to be carried in it
-    until(
-        lambda: [path.name for path in work.iterdir()] == [f"{one['execution_id']}-2"],
-        "the new workspace is there, and nothing else",
-    )
+    until(lambda: len(left_by_scripts(server, "mark")) == 1, "it has begun anew, where nothing else is left")
+    at_rest = [path.name for path in (server.data_dir / "runner" / "work").iterdir()]
+    assert at_rest == []
     assert not [victim for victim in victims if is_alive(victim)]
 
 
@@ -238,6 +240,11 @@ def stop_only(server: LiveServer) -> None:
     process.terminate()
     assert process.wait(timeout=60) == 0
     server._process = None
+
+
+def left_by_scripts(server: LiveServer, name: str) -> list[Path]:
+    """The files of a name in the workspaces of scripts that run."""
+    return list((server.data_dir / "runner" / "boxes").glob(f"*/run/work/{name}"))
 
 
 def stands_still(progress: Path) -> bool:

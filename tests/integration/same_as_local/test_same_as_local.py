@@ -133,7 +133,7 @@ class Local:
             capture_output=True,
             check=False,
             start_new_session=True,
-            # the tests may themselves have been started in the background, where a shell ignores interrupts and hang-ups
+            # tests that were started in the background may ignore interrupts and hang-ups, and hand that on
             preexec_fn=_heed_interrupts,
         )
         place = re.compile(re.escape(str(root).encode()))
