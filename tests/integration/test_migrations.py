@@ -28,7 +28,7 @@ from tests.contract.stores import Process, identities
 if TYPE_CHECKING:
     from tests.postgres import PostgresCluster
 
-RELEASED = ["0001"]
+RELEASED = ["0001", "0002"]
 """Every revision that a released version ends with."""
 
 
@@ -78,8 +78,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 TENANT = "tenant_of_the_old"
 
 
-def write_as_the_first_version_did(place: Place, name: str, batch_id: str | None) -> str:
-    """An execution with its specification, its event and its batch, as version 0001 inserts them."""
+def write_as_then(place: Place, revision: str, name: str, batch_id: str | None) -> str:
+    """An execution with its specification, its event and its batch, as a version of a revision inserts them."""
+    since_0002: dict[str, Any] = {"flow": batch_id or ""} if revision >= "0002" else {}
     execution_id = new_id("exec")
     place.insert(
         "specifications",
@@ -123,6 +124,7 @@ def write_as_the_first_version_did(place: Place, name: str, batch_id: str | None
         memory_mib=512,
         priority=0,
         queue_rank=0,
+        **since_0002,
     )
     place.insert(
         "events",
@@ -186,8 +188,8 @@ def test_an_empty_database_comes_to_this_versions_schema(place: Place) -> None:
 @pytest.mark.parametrize("revision", RELEASED)
 def test_a_released_schema_comes_to_this_one_with_all_that_is_in_it(place: Place, revision: str) -> None:
     place.upgrade_to(revision)
-    alone = write_as_the_first_version_did(place, "alone", None)
-    in_batch = write_as_the_first_version_did(place, "in a batch", "batch-1")
+    alone = write_as_then(place, revision, "alone", None)
+    in_batch = write_as_then(place, revision, "in a batch", "batch-1")
     write_the_rest(place)
     migrate(place.settings)
     assert differences(place) == []
@@ -215,14 +217,14 @@ def test_a_released_schema_comes_to_this_one_with_all_that_is_in_it(place: Place
 @pytest.mark.parametrize("revision", RELEASED)
 def test_what_an_older_process_writes_after_the_migration_is_carried_too(place: Place, revision: str) -> None:
     place.upgrade_to(revision)
-    write_as_the_first_version_did(place, "before", None)
+    write_as_then(place, revision, "before", None)
     write_the_rest(place)
     columns_before = {table: set(_columns(place, table)) for table in metadata.tables}
     migrate(place.settings)
     for table, columns in columns_before.items():
         # what an older process selects, inserts and updates is still there
         assert columns <= set(_columns(place, table)), table
-    after = write_as_the_first_version_did(place, "after", "batch-2")
+    after = write_as_then(place, revision, "after", "batch-2")
     assert (after, "completed") in carry_all(place)
 
 

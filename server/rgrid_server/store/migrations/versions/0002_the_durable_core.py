@@ -65,7 +65,6 @@ def _retries_and_limits() -> None:
     op.add_column("tenants", sa.Column("max_running", sa.Integer(), nullable=True))
     op.add_column("runners", sa.Column("memory_mib", sa.Integer(), nullable=True))
     op.add_column("runners", sa.Column("drained_at_ms", sa.BigInteger(), nullable=True))
-    op.add_column("runners", sa.Column("sandbox_reason", sa.String(), nullable=True))
 
 
 def _blobs() -> None:
