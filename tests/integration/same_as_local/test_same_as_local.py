@@ -145,7 +145,7 @@ class Local:
 
 
 def _heed_interrupts() -> None:
-    for one in (signal.SIGINT, signal.SIGHUP):
+    for one in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(one, signal.SIG_DFL)
 
 

@@ -79,6 +79,15 @@ def serve(before: set[str]) -> None:
     os._exit(0)
 
 
+def _heed_signals() -> None:
+    """Block and ignore none, whatever the runner was started with: nohup and a shell's ``&`` ignore some."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    for number in range(1, _signal.NSIG):
+        # Python ignores these two itself
+        if number not in (_signal.SIGPIPE, _signal.SIGXFSZ) and _signal.getsignal(number) == _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
+
+
 def hide(before: set[str]) -> None:
     """Take every trace of this program out of what a script may look at."""
     own = os.path.dirname(os.path.abspath(__file__))
@@ -107,6 +116,7 @@ class Holder:
             for place in CLEARED:
                 if os.path.isdir(place):
                     self._note(place, os.stat(place).st_dev)
+        _heed_signals()
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         for number in (_signal.SIGTERM, _signal.SIGHUP):
             # these are the runner's to act on; it ends us by closing the socket
