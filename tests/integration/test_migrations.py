@@ -79,7 +79,7 @@ TENANT = "tenant_of_the_old"
 
 
 def write_as_then(place: Place, revision: str, name: str, batch_id: str | None) -> str:
-    """An execution with its specification, its event and its batch, as that revision's version inserts them."""
+    """An execution with its specification, its event and its batch, as a version inserts them."""
     since_0002: dict[str, Any] = {"flow": batch_id or ""} if revision >= "0002" else {}
     execution_id = new_id("exec")
     place.insert(
