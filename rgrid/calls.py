@@ -156,7 +156,7 @@ def download_url(file_path: str) -> Call[str]:
 def fetch(url: str, start: int = 0) -> Call[bytes]:
     """The bytes behind a signed URL, from an offset on."""
     headers = {"Range": f"bytes={start}-"} if start else {}
-    return Call("GET", url, lambda answer: answer.body, headers=headers)
+    return Call("GET", url, _body, headers=headers)
 
 
 def upload(url: str, file: Path) -> Call[None]:
@@ -264,7 +264,7 @@ def _batch_stream(batch_id: str, what: str, after: int, *, follow: bool) -> Call
     return Call(
         "GET",
         f"/batches/{_quoted(batch_id)}/{what}",
-        lambda answer: answer.body,
+        _body,
         query=_query(after=after or None, follow="true" if follow else None),
     )
 
@@ -348,6 +348,12 @@ def cost_breakdown(
     )
 
 
+def cost_export(since: str | None = None, until: str | None = None, days: int | None = None) -> Call[bytes]:
+    """The bill, a row an attempt, as comma-separated values in FOCUS columns."""
+    query = _query(format="focus", since=since, until=until, days=days)
+    return Call("GET", "/cost/export", _body, query=query)
+
+
 def get_budget() -> Call[models.Budget]:
     """The monthly limit and its use."""
     return Call("GET", "/cost/limit", _model(models.Budget))
@@ -400,6 +406,10 @@ def _log_page(answer: Answer) -> models.LogPage:
         next_after=page["next_after"],
         is_complete=page["complete"],
     )
+
+
+def _body(answer: Answer) -> bytes:
+    return answer.body
 
 
 def _message(answer: Answer) -> str:

@@ -20,6 +20,14 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             }
         ],
+        "transfers": [
+            {
+                "source-integration-name": INTEGRATION,
+                "target-integration-name": "PostgreSQL",
+                "python-module": "rgrid_provider.transfers.rgrid_to_postgres",
+            }
+        ],
+        "notifications": ["rgrid_provider.notifications.rgrid.RGridNotifier"],
         "hooks": [{"integration-name": INTEGRATION, "python-modules": ["rgrid_provider.hooks.rgrid"]}],
         "operators": [
             {"integration-name": INTEGRATION, "python-modules": ["rgrid_provider.operators.rgrid"]}

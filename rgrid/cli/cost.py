@@ -9,11 +9,15 @@ import click
 from rgrid.cli.connect import connect
 from rgrid.cli.display import euros, print_json, print_table, seconds
 
+_since = click.option("--since", metavar="YYYY-MM-DD", help="The first day.")
+_until = click.option("--until", metavar="YYYY-MM-DD", help="The last day.")
+_days = click.option("--days", type=click.IntRange(min=1), metavar="N", help="So many days; 7 by default.")
+
 
 @click.group(invoke_without_command=True, help="Show what was spent: by day, or cut as --by says.")
-@click.option("--since", metavar="YYYY-MM-DD", help="The first day.")
-@click.option("--until", metavar="YYYY-MM-DD", help="The last day.")
-@click.option("--days", type=click.IntRange(min=1), metavar="N", help="So many days; 7 by default.")
+@_since
+@_until
+@_days
 @click.option("--by", "group_by", metavar="day|dag|task|owner|batch|metadata.K", help="How to cut it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
@@ -64,6 +68,17 @@ def command(
         heads = [*[name.upper() for name in dimensions], "EXECUTIONS", "TIME", "COST"]
         click.echo(f"{found.start_date} to {found.end_date}")
         print_table(heads, [*rows, total])
+
+
+@command.command("export", help="Print the bill as CSV in FOCUS columns: a row an attempt, to the nano-euro.")
+@_since
+@_until
+@_days
+def export(since: str | None, until: str | None, days: int | None) -> None:
+    """Print the bill."""
+    with connect() as client:
+        for chunk in client.cost_export(since=since, until=until, days=days):
+            sys.stdout.buffer.write(chunk)
 
 
 @command.command("set-limit", help="Refuse new work once a month has cost AMOUNT euros.")

@@ -128,18 +128,8 @@ class ConnectionSettings:
         Raises:
             ValueError: its host is missing, or an extra cannot be read.
         """
-        host = (connection.host or "").strip()
-        if not host:
-            raise ValueError(
-                f"the connection {connection.conn_id!r} has no host; write the RGrid server's address there"
-            )
+        url = address_of(connection, "the RGrid server's address")
         extra = connection.extra_dejson
-        url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
-        if connection.port:
-            scheme, _, rest = url.partition("://")
-            place, slash, path = rest.partition("/")
-            if ":" not in place.rpartition("]")[2]:
-                url = f"{scheme}://{place}:{connection.port}{slash}{path}"
         proxies = extra.get("proxies") or {}
         try:
             timeout = float(extra.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
@@ -151,6 +141,24 @@ class ConnectionSettings:
         return cls(
             Server(url, connection.password or None, timeout), _verify(extra.get("verify", True)), proxies
         )
+
+
+def address_of(connection: Any, what: str) -> str:
+    """A connection's host as a URL; a scheme is in the host, or is ``schema``, or https.
+
+    Raises:
+        ValueError: there is no host; ``what`` says what is to stand there.
+    """
+    host = (connection.host or "").strip()
+    if not host:
+        raise ValueError(f"the connection {connection.conn_id!r} has no host; write {what} there")
+    url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
+    if connection.port:
+        scheme, _, rest = url.partition("://")
+        place, slash, path = rest.partition("/")
+        if ":" not in place.rpartition("]")[2]:
+            url = f"{scheme}://{place}:{connection.port}{slash}{path}"
+    return url
 
 
 def _verify(value: object) -> bool | str:

@@ -16,18 +16,22 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from rgrid_server.billing import costs
 from rgrid_server.clock import now_ms
 from rgrid_server.config import Settings
 from rgrid_server.domain.attempts import AttemptId, Outcome
 from rgrid_server.domain.execution import Status
+from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.errors import Conflict
 from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
 from rgrid_server.scheduler.uploads import add_received
@@ -675,6 +679,34 @@ def test_an_upsert_of_spend_loses_nothing(store: Store) -> None:
     )
     assert (int(row["executions"]), int(row["compute_ms"]), int(row["nanos"])) == (100, 500, 700)
     assert store.read(lambda c: spend.month_nanos(c, tenant_id, "2026-03")) == 700
+
+
+def test_the_bill_comes_page_by_page_with_every_attempt_once(
+    empty_queue: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = empty_queue
+    tenant_id, other_id = store.tenant(), store.tenant()
+    submit_many(store, tenant_id, 10, batch_id="billed")
+    submit_many(store, other_id, 2, batch_id="another's")
+    taken = identities(store.run(store.processes[0].claim(12)))
+    store.together([either(store, number).end(attempt) for number, attempt in enumerate(taken)])
+    monkeypatch.setattr(costs, "BILL_PAGE_ROWS", 3)
+    bill = costs.Costs(store.databases[0], DEFAULT_PRICES, "local").bill
+
+    async def pages(first: date, last: date) -> list[list[dict[str, Any]]]:
+        return [page async for page in bill(tenant_id, "ann", (first, last))]
+
+    today = datetime.now(UTC).date()
+    found = store.run(pages(today - timedelta(days=1), today + timedelta(days=1)))
+    assert [len(page) for page in found] == [3, 3, 3, 1]
+    rows = [row for page in found for row in page]
+    ids = {row["x_RowId"] for row in rows}
+    assert len(ids) == 10
+    assert ids < {f"{attempt.execution_id}:{attempt.attempt}" for attempt in taken}
+    billed = store.read(lambda c: batches.get_batch(c, tenant_id, "billed"))
+    assert billed is not None
+    assert sum(Decimal(row["BilledCost"]) for row in rows) * 10**9 == billed["charge_nanos"] > 0
+    assert store.run(pages(today - timedelta(days=9), today - timedelta(days=8))) == []
 
 
 def test_a_blob_is_new_to_its_tenant_once(store: Store) -> None:

@@ -285,6 +285,7 @@ def test_cost_estimate_and_limits_are_shown(type_: Type) -> None:
         b"day,executions,failed,compute_time_seconds,cost_micros\n"
     )
     assert b"executions:  3" in type_("estimate", "--files", "3").stdout
+    assert type_("cost", "export", "--days", "1").stdout.startswith(b"BilledCost,BillingAccountId,")
     assert b"No monthly limit" in type_("cost", "show-limit").stdout
     assert type_("cost", "set-limit", "much").returncode == 2
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import itertools
 import json
 import threading
 import time
 import uuid
+from decimal import Decimal
 
 import pytest
 import requests
@@ -306,6 +309,30 @@ def test_breakdowns_sum_to_their_total_however_they_are_cut(tenant: Api) -> None
     assert totals == {tenant.get("/cost").json()["total_cost_micros"]}
     narrowed = tenant.get("/cost/breakdown?group_by=task&filter[dag]=etl").json()
     assert {group["key"] for group in narrowed["groups"]} == {"load", "clean"}
+
+
+def test_the_bill_in_focus_columns_sums_to_the_cost(tenant: Api) -> None:
+    for dag in ("etl", "etl", "ml"):
+        tenant.run("sum(range(10**6))", user_metadata={"dag_id": dag, "note": 'a "quoted",\nline'})
+    tenant.run("raise SystemExit(1)")
+    answer = tenant.get("/cost/export?format=focus&days=1")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["x_DagId"] for row in rows].count("etl") == 2
+    assert {row["BillingAccountName"] for row in rows} == {tenant.get("/whoami").json()["tenant_name"]}
+    assert {json.loads(row["Tags"]).get("note") for row in rows} == {'a "quoted",\nline', None}
+    euros = sum(Decimal(row["BilledCost"]) for row in rows)
+    assert round(euros * 10**6) == tenant.get("/cost?days=1").json()["total_cost_micros"]
+    assert len(rows) == 4
+    # nothing was spent then, and the head alone says so
+    assert len(tenant.get("/cost/export?since=2020-01-01&until=2020-01-02").text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "query", ["format=excel", "since=soon", "days=0", "since=2026-02-02&until=2026-01-01"]
+)
+def test_a_bill_that_cannot_be_made_is_refused(tenant: Api, query: str) -> None:
+    assert tenant.get(f"/cost/export?{query}").status_code == 422
 
 
 def test_fields_that_mean_nothing_are_named(tenant: Api) -> None:

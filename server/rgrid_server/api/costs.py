@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from rgrid_server.api import views
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import LimitBody
 from rgrid_server.api.services import services
+from rgrid_server.api.sse import STREAM_HEADERS
 from rgrid_server.billing.costs import find_period
+from rgrid_server.domain import focus
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.budget import ALERT_THRESHOLD_PERCENT
 from rgrid_server.domain.money import display_euros, euros_to_micros
@@ -78,6 +83,41 @@ async def breakdown(
         who.tenant_id, dimensions, find_period(since, until, days), filters
     )
     return Json(views.breakdown(group_by, dimensions, statement))
+
+
+@router.get("/cost/export", summary="The bill, a row an attempt, as comma-separated values")
+@needs(Scope.READ)
+async def export(
+    request: Request,
+    who: Who,
+    format: Literal["focus"] = "focus",
+    since: str | None = None,
+    until: str | None = None,
+    days: int | None = None,
+) -> Response:
+    """In the columns of the FinOps specification FOCUS; ``x_RowId`` names a row for good."""
+    first, last = find_period(since, until, days)
+    pages = services(request).costs.bill(who.tenant_id, who.tenant_name, (first, last))
+    return StreamingResponse(
+        _lines(pages),
+        media_type="text/csv",
+        headers={
+            **STREAM_HEADERS,
+            "Content-Disposition": f'attachment; filename="rgrid-{format}-{first}-{last}.csv"',
+        },
+    )
+
+
+async def _lines(pages: AsyncIterator[list[dict[str, Any]]]) -> AsyncIterator[str]:
+    yield _csv([dict(zip(focus.COLUMNS, focus.COLUMNS, strict=True))])
+    async for page in pages:
+        yield _csv(page)
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    written = io.StringIO()
+    csv.DictWriter(written, focus.COLUMNS, lineterminator="\n").writerows(rows)
+    return written.getvalue()
 
 
 @router.get("/cost/limit", summary="The monthly limit and its use")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from rgrid_server.billing.budgets import get_budget
 from rgrid_server.clock import now_ms
+from rgrid_server.domain import focus
 from rgrid_server.domain.budget import Budget
 from rgrid_server.domain.estimate import HISTORY_DAYS, HISTORY_RUNS, Estimate, estimate
 from rgrid_server.domain.money import nanos_to_micros, round_parts_to_micros
@@ -18,12 +21,13 @@ from rgrid_server.domain.submission import Problem, Submission
 from rgrid_server.errors import Invalid
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store import spend, tenants
-from rgrid_server.store.database import Database
+from rgrid_server.store.database import Database, Row
 
 DEFAULT_DAYS = 7
 MAX_DAYS = 3660
 SHORT_DAYS = 31
 DAY_MS = 86_400_000
+BILL_PAGE_ROWS = 2_000
 
 _ROLLUP_COLUMNS = {"day": "day", "dag": "dag_id", "task": "task_id", "owner": "owner", "runtime": "runtime"}
 _USAGE_COLUMNS = {**_ROLLUP_COLUMNS, "run": "run_id", "batch": "batch_id"}
@@ -104,6 +108,26 @@ class Costs:
                 for row, cost in zip(ordered, micros, strict=True)
             ],
         )
+
+    async def bill(
+        self, tenant_id: str, tenant_name: str, period: tuple[date, date]
+    ) -> AsyncIterator[list[dict[str, str | int | None]]]:
+        """The rows of :mod:`focus`, page by page, in an order that stays; a day that is over gets no more."""
+        prices = {price.price_id: price for price in self._book}
+        after: spend.BillPosition = (period[0].isoformat(), "", 0)
+        last_day = period[1].isoformat()
+
+        def page(connection: Connection) -> Sequence[Row]:
+            return spend.bill_page(
+                connection, tenant_id, after=after, last_day=last_day, max_rows=BILL_PAGE_ROWS
+            )
+
+        while rows := await self._database.scan(page):
+            yield [
+                focus.row(row, prices.get(row["price_id"]), int(row["nanos"]), tenant_name) for row in rows
+            ]
+            last = rows[-1]
+            after = (last["day"], last["execution_id"], last["attempt"])
 
     async def budget(self, tenant_id: str) -> Budget:
         """A tenant's limit and this month's use of it."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, bindparam, func, insert, select
+from sqlalchemy import Integer, Table, bindparam, func, insert, select, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ClauseElement
 
@@ -136,6 +136,47 @@ def usages_between(connection: Connection, tenant_id: str, *, first_day: str, la
         .where(usages.c.tenant_id == tenant_id, usages.c.day >= first_day, usages.c.day <= last_day)
     )
     return all_rows(connection, query)
+
+
+_BILL_KEY = (usages.c.day, usages.c.execution_id, usages.c.attempt)
+_BILL = Prepared(
+    select(usages, charges.c.price_id, func.coalesce(charges.c.nanos, 0).label("nanos"))
+    .select_from(
+        usages.outerjoin(
+            charges,
+            (charges.c.execution_id == usages.c.execution_id) & (charges.c.attempt == usages.c.attempt),
+        )
+    )
+    .where(
+        usages.c.tenant_id == bindparam("tenant_id"),
+        usages.c.day <= bindparam("last_day"),
+        tuple_(*_BILL_KEY)
+        > tuple_(
+            bindparam("after_day"), bindparam("after_execution_id"), bindparam("after_attempt", type_=Integer)
+        ),
+    )
+    .order_by(*_BILL_KEY)
+    .limit(bindparam("max_rows", type_=Integer))
+)
+
+BillPosition = tuple[str, str, int]
+"""The day, the execution and the attempt of a row of the bill."""
+
+
+def bill_page(
+    connection: Connection, tenant_id: str, *, after: BillPosition, last_day: str, max_rows: int
+) -> Sequence[Row]:
+    """Usages with their charges, in the bill's order, from behind a position up to a day."""
+    day, execution_id, attempt = after
+    return _BILL.all(
+        connection,
+        tenant_id=tenant_id,
+        last_day=last_day,
+        after_day=day,
+        after_execution_id=execution_id,
+        after_attempt=attempt,
+        max_rows=max_rows,
+    )
 
 
 def load_prices(connection: Connection) -> list[Price]:

@@ -394,7 +394,8 @@ usages = Table(
     Column("map_index", String),
     Column("owner", String),
     Column("user_metadata", JSON, nullable=False),
-    Index("ix_usages_tenant_day", "tenant_id", "day"),
+    # the bill is read in this order, a page at a time
+    Index("ix_usages_bill", "tenant_id", "day", "execution_id", "attempt"),
 )
 
 charges = Table(

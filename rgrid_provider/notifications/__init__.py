@@ -1,0 +1,1 @@
+"""Notifiers of RGrid: what a run cost, and when the budget is used up."""

@@ -1,0 +1,1 @@
+"""Operators that carry data between RGrid and other systems."""
