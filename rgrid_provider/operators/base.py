@@ -13,6 +13,7 @@ from rgrid.client import Client
 from rgrid.submissions import execution_body
 from rgrid_provider._compat import BaseOperator, default_deferrable, is_deferral_timed_out, is_still_this_try
 from rgrid_provider.attribution import attribution
+from rgrid_provider.done import Done, tell_assets
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.sources import requirements_text, script_source
 
@@ -64,6 +65,7 @@ class GridOperator(BaseOperator):
         self.poll_interval = poll_interval
         self._task_instance: Any = None
         self._work_id: str | None = None
+        self._done: Done | None = None
 
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
@@ -102,6 +104,19 @@ class GridOperator(BaseOperator):
             user_metadata={**(self.user_metadata or {}), **attribution(context)},
             script_name=name,
         )
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """What OpenLineage's listener is told of a task that has ended, well or not."""
+        if self._done is None:
+            return None
+        from rgrid_provider.lineage import lineage_of
+
+        return lineage_of(self._done)
+
+    def _tell(self, context: Any, done: Done) -> None:
+        """Remember what came of the work for OpenLineage, and write it into the events of assets."""
+        self._done = done
+        tell_assets(self.outlets, context, done)
 
     def _defer(self, trigger: Any, method_name: str) -> None:
         self.defer(trigger=trigger, method_name=method_name, timeout=self.execution_timeout)

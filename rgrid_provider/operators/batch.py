@@ -12,6 +12,7 @@ from rgrid.models import Batch, BatchResult
 from rgrid.streams import folder_by_input
 from rgrid_provider._compat import AirflowException, AirflowFailException, AirflowTaskTimeout
 from rgrid_provider.attribution import run_key
+from rgrid_provider.done import Done, Written
 from rgrid_provider.links.rgrid import RGridBatchLink
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.sources import batch_items
@@ -189,6 +190,19 @@ class RGridBatchOperator(GridOperator):
             len(outcomes),
             cost_micros,
         )
+        self._tell(
+            context,
+            Done(
+                kind="batch",
+                id=batch.batch_id,
+                server=self.hook.settings.server.url,
+                status=batch.status,
+                cost_micros=cost_micros,
+                executions=len(outcomes),
+                read=self._files_read(),
+                written=() if self.output_dir is None else (Written("", Path(self.output_dir)),),
+            ),
+        )
         if self._is_too_much(len(failed), len(outcomes)):
             # not acknowledged: the next try finds it, and runs what failed again
             told = "; ".join(f"{item.input_file}: {item.error or item.status}" for item in failed[:10])
@@ -198,6 +212,15 @@ class RGridBatchOperator(GridOperator):
         for one in chain:
             client.acknowledge_batch(one.batch_id)
         return [last_line_value(result.last_line or "") if result.succeeded else None for result in outcomes]
+
+    def _files_read(self) -> tuple[Path, ...]:
+        """The input files that this worker has."""
+        try:
+            planned = batch_items(self.inputs, ())
+        except ConfigurationError:
+            # they are on the worker that submitted
+            return ()
+        return tuple(dict.fromkeys(path for _, item in planned for path in item.files.values()))
 
     def _with_earlier_tries(self, batch: Batch) -> list[Batch]:
         """A batch and those whose rest it runs, the first one first."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rgrid import calls
@@ -11,6 +13,7 @@ from rgrid.exceptions import ConfigurationError, InvalidRequest, RunKeyConflict,
 from rgrid.models import Execution
 from rgrid_provider._compat import AirflowException, AirflowFailException, AirflowTaskTimeout
 from rgrid_provider.attribution import run_key
+from rgrid_provider.done import Done, Written
 from rgrid_provider.links.rgrid import RGridExecutionLink
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.operators.batch import RGridBatchOperator
@@ -148,7 +151,16 @@ class RGridRunOperator(GridOperator):
             execution.duration_seconds,
             execution.cost_micros,
         )
+        done = Done(
+            kind="execution",
+            id=execution.execution_id,
+            server=self.hook.settings.server.url,
+            status=execution.status,
+            cost_micros=execution.cost_micros,
+            read=tuple(self._files_read()),
+        )
         if not execution.succeeded:
+            self._tell(context, done)
             failure = self._failure_of(execution)
             client.acknowledge(execution.execution_id)
             raise failure
@@ -166,6 +178,13 @@ class RGridRunOperator(GridOperator):
         )
         if self.output_dir is not None:
             client.download(execution.execution_id, self.output_dir, names=sorted(shown))
+        folder = None if self.output_dir is None else Path(self.output_dir)
+        written = tuple(
+            Written(item.filename, folder and folder / item.filename, item.size_bytes)
+            for item in artifacts
+            if item.filename in shown
+        )
+        self._tell(context, replace(done, written=written))
         try:
             value = self._value_of(execution)
         except AirflowException:
@@ -174,6 +193,11 @@ class RGridRunOperator(GridOperator):
             raise
         client.acknowledge(execution.execution_id)
         return value
+
+    def _files_read(self) -> list[Path]:
+        files = self.input_files or {}
+        named = files if isinstance(files, Mapping) else {str(path): path for path in files}
+        return [Path(named[name]) for name in self._output_names(list(named))]
 
     # what a task that is more than a script makes of an execution
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import airflow
 import pytest
@@ -39,6 +40,10 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
     server: LiveServer, tmp_path: Path
 ) -> None:
     with AirflowHome(MAJOR, tmp_path, server) as home:
+        lineage = tmp_path / "lineage.jsonl"
+        home.env["AIRFLOW__OPENLINEAGE__TRANSPORT"] = json.dumps(
+            {"type": "file", "log_file_path": str(lineage), "append": True}
+        )
         shutil.copytree(ROOT / "dags" / "examples", home.dags, dirs_exist_ok=True)
         if MAJOR == 3:
             (home.dags / "too_slow.py").write_text(TOO_SLOW)
@@ -64,6 +69,14 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
         summary = tmp_path / "outputs" / "summaries" / f"seattle-weather-{year}.csv" / "summary.csv"
         rows = list(csv.DictReader(summary.open()))
         assert sum(float(row["rain_mm"]) for row in rows) == pytest.approx(rain_mm(year), abs=0.05)
+    of_tasks = lineage_of(lineage)
+    batch = of_tasks["seattle_weather.summarise"]
+    assert (batch["kind"], batch["executions"], batch["status"]) == ("batch", 4, "completed")
+    assert batch["cost_micros"] >= 0
+    assert {Path(name).name for name in batch["inputs"]} == {
+        f"seattle-weather-{year}.csv" for year in (2012, 2013, 2014, 2015)
+    }
+    assert str(tmp_path / "outputs" / "rain.png") in of_tasks["seattle_weather.combine"]["outputs"]
     assert "[stderr] 366 days from 2012-01-01 to 2012-12-31" in logs
     assert "[stdout] 9592 primes below 100000" in logs
     assert "the primes are all there" in logs
@@ -74,6 +87,18 @@ def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
         parts = client.cost_breakdown("task", filters={"dag": "seattle_weather"})
         assert sum(group.cost_micros for group in parts.groups) == parts.total_cost_micros
         assert {group.key[0]: group.executions for group in parts.groups} == {"summarise": 4, "combine": 1}
+
+
+def lineage_of(file: Path) -> dict[str, dict[str, Any]]:
+    """What OpenLineage was told of each job that ran on the grid: its facet, and its files by name."""
+    found = {}
+    for line in file.read_text().splitlines():
+        event = json.loads(line)
+        facet = event.get("run", {}).get("facets", {}).get("rgrid")
+        if facet is not None:
+            files = {kind: [one["name"] for one in event[kind]] for kind in ("inputs", "outputs")}
+            found[event["job"]["name"]] = {**facet, **files}
+    return found
 
 
 def rain_mm(year: int) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Asset, TaskDeferred
 
 import rgrid_provider.operators.base as base
 import rgrid_provider.operators.rgrid as operators
@@ -200,3 +201,37 @@ def collected(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(module, "TaskLog", task_log)
     return lines
+
+
+def test_events_of_assets_say_what_made_them_and_what_it_cost(context_of: ContextOf) -> None:
+    outlet = Asset("file:///tables/rows")
+    operator = run("print(1)", outlets=[outlet])
+    context = context_of(operator)
+    extra: dict[str, Any] = {}
+    context["outlet_events"] = {outlet: SimpleNamespace(extra=extra)}
+    operator.execute(context)
+    assert extra == {
+        "rgrid_execution_id": context["ti"].xcoms["execution_id"],
+        "rgrid_cost_micros": context["ti"].xcoms["cost_micros"],
+    }
+
+
+def test_lineage_has_files_and_cost_also_of_what_failed(context_of: ContextOf, tmp_path: Path) -> None:
+    data = tmp_path / "numbers.txt"
+    data.write_text("1\n")
+    operator = run("open('out.txt', 'w').write('x' * 5)", input_files=[str(data)])
+    context = context_of(operator)
+    operator.execute(context)
+    lineage = operator.get_openlineage_facets_on_complete(context["ti"])
+    ((read,), (written,)) = lineage.inputs, lineage.outputs
+    assert (read.namespace, read.name) == ("file", str(data))
+    assert written.namespace.startswith("rgrid://127.0.0.1:")
+    assert written.name == f"{context['ti'].xcoms['execution_id']}/out.txt"
+    assert written.outputFacets["outputStatistics"].size == 5
+    assert lineage.run_facets["rgrid"].cost_micros == context["ti"].xcoms["cost_micros"]
+    failing = run("raise SystemExit(3)")
+    context = context_of(failing, 2)
+    with pytest.raises(AirflowException):
+        failing.execute(context)
+    told = failing.get_openlineage_facets_on_complete(context["ti"])
+    assert told.run_facets["rgrid"].status == "failed"
