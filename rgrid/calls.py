@@ -371,6 +371,21 @@ def remove_budget() -> Call[str]:
     return Call("DELETE", "/cost/limit", _message)
 
 
+def secrets() -> Call[list[models.KeptSecret]]:
+    """What is kept, by name."""
+    return Call("GET", "/secrets", _models(models.KeptSecret))
+
+
+def put_secret(name: str, value: str) -> Call[str]:
+    """Keep a secret; returns what the server says of it."""
+    return Call("PUT", f"/secrets/{_quoted(name)}", _message, json={"value": value})
+
+
+def remove_secret(name: str) -> Call[str]:
+    """Keep a secret no more; returns what the server says of it."""
+    return Call("DELETE", f"/secrets/{_quoted(name)}", _message)
+
+
 def runtimes() -> Call[list[models.Runtime]]:
     """What scripts can run with."""
     return Call("GET", "/runtimes", _models(models.Runtime))

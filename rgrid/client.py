@@ -414,6 +414,18 @@ class Client:
         """Remove the monthly limit; returns what the server says of it."""
         return self.send(calls.remove_budget())
 
+    def secrets(self) -> Sequence[models.KeptSecret]:
+        """The secrets that are kept on the server; their values are never read back."""
+        return self.send(calls.secrets())
+
+    def put_secret(self, name: str, value: str) -> str:
+        """Keep a secret on the server, in place of what was kept under its name."""
+        return self.send(calls.put_secret(name, value))
+
+    def remove_secret(self, name: str) -> str:
+        """Keep a secret no more."""
+        return self.send(calls.remove_secret(name))
+
     def runtimes(self) -> Sequence[models.Runtime]:
         """What scripts can run with."""
         return self.send(calls.runtimes())

@@ -30,6 +30,7 @@ def execution_body(
     run_key: str | None = None,
     script_name: str | None = None,
     retry_policy: Mapping[str, Any] | None = None,
+    secrets: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """The body of a submission; what is not given is left to the server.
 
@@ -37,6 +38,8 @@ def execution_body(
         retry_policy: when a script that has failed is run again, such as
             ``{"max_retries": 3, "on": ["exit_code"], "exit_codes": [75], "backoff_seconds": 10}``; never
             without one (docs/reference/api.md).
+        secrets: environment variables that are sealed, never read back, and masked in the log; None stands
+            for one that is kept on the server under that name.
 
     Raises:
         rgrid.exceptions.ConfigurationError: ``cpus`` is no finite number.
@@ -54,6 +57,7 @@ def execution_body(
         "run_key": run_key,
         "script_name": script_name,
         "retry_policy": dict(retry_policy) if retry_policy is not None else None,
+        "secrets": dict(secrets) if secrets else None,
     }
     return {
         "script_content": script,

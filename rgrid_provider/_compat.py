@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
     XCom,
     conf,
+    mask_secret,
     task_decorator_factory,
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
@@ -47,6 +48,7 @@ __all__ = [
     "default_deferrable",
     "is_deferral_timed_out",
     "is_still_this_try",
+    "mask_secret",
     "task_decorator_factory",
     "was_deferred_task_killed",
 ]

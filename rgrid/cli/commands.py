@@ -20,6 +20,7 @@ COMMANDS = {
     "retry": ("retry", "Run an execution or a batch again."),
     "cancel": ("cancel", "Stop an execution or a batch."),
     "cost": ("cost", "Show what was spent, and limit it."),
+    "secret": ("secret", "Keep secrets on the server, for --secret NAME."),
     "estimate": ("estimate", "Say what a run is likely to take and cost."),
     "init": ("init", "Say which server this project uses."),
     "server": ("server", "Start a server of your own, and look after it."),

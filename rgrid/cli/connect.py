@@ -53,6 +53,15 @@ def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
     return found
 
 
+def parse_secrets(given: tuple[str, ...]) -> dict[str, str | None]:
+    """Read --secret options: a value that is given here, or None for one that is kept on the server."""
+    found: dict[str, str | None] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        found[name] = value if equals else None
+    return found
+
+
 def is_batch_id(identifier: str) -> bool:
     """Whether an id is a batch's."""
     return identifier.startswith("batch_")

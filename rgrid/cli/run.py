@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rgrid.cli.connect import connect, parse_pairs
+from rgrid.cli.connect import connect, parse_pairs, parse_secrets
 from rgrid.cli.display import tell
 
 _HELP = """Run SCRIPT with ARGS on the grid.
@@ -31,7 +31,12 @@ With --batch the script runs once for every file that matches, each time with th
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("--runtime", help="python:3.11 and the like; see `rgrid doctor`.")
 @click.option("--env", "-e", "env", multiple=True, metavar="K=V", help="An environment variable.")
-@click.option("--secret", multiple=True, metavar="NAME[=VALUE]", help="A secret environment variable.")
+@click.option(
+    "--secret",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A secret variable, masked in logs; without a value, one kept on the server.",
+)
 @click.option("--requirements", type=click.Path(path_type=Path), help="Packages to install.")
 @click.option("--batch", "batch_glob", metavar="GLOB", help="Run once for every file that matches.")
 @click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="So many of a batch at once.")
@@ -55,8 +60,6 @@ With --batch the script runs once for every file that matches, each time with th
 def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
     """Run a script."""
     gc.enable()
-    if given["secret"]:
-        raise click.UsageError("--secret is not offered by this server version; see `rgrid doctor`")
     if given["cache"] not in {None, "off"}:
         raise click.UsageError("--cache is not offered by this server version; see `rgrid doctor`")
     if given["batch_glob"] is None and (given["flat"] or given["parallel"]):
@@ -78,6 +81,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         user_metadata=parse_pairs(given["metadata"], "--metadata"),
         script_name=script.name,
         retry_policy={"max_retries": given["retries"]} if given["retries"] else None,
+        secrets=parse_secrets(given["secret"]),
     )
     key = given["key"] or f"cli-{uuid.uuid4().hex}"
     # before anything is uploaded, and before a server is started

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rgrid.models.events import Event, EventPage
     from rgrid.models.executions import Execution
     from rgrid.models.logs import LogEntry, LogPage
-    from rgrid.models.system import Health, Identity, Limits, Runtime
+    from rgrid.models.system import Health, Identity, KeptSecret, Limits, Runtime
 
 _HOMES = {
     "Artifact": "artifacts",
@@ -37,6 +37,7 @@ _HOMES = {
     "Execution": "executions",
     "Health": "system",
     "Identity": "system",
+    "KeptSecret": "system",
     "Limits": "system",
     "LogEntry": "logs",
     "LogPage": "logs",
@@ -65,6 +66,7 @@ __all__ = [
     "Execution",
     "Health",
     "Identity",
+    "KeptSecret",
     "Limits",
     "LogEntry",
     "LogPage",

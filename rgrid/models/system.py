@@ -43,6 +43,14 @@ class Identity(Model):
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSecret(Model):
+    """A secret that is kept on the server; its value is never read back."""
+
+    name: str
+    updated_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Health(Model):
     """What a server says of itself."""
 

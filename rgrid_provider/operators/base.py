@@ -11,7 +11,13 @@ from jinja2 import TemplateNotFound
 
 from rgrid.client import Client
 from rgrid.submissions import execution_body
-from rgrid_provider._compat import BaseOperator, default_deferrable, is_deferral_timed_out, is_still_this_try
+from rgrid_provider._compat import (
+    BaseOperator,
+    default_deferrable,
+    is_deferral_timed_out,
+    is_still_this_try,
+    mask_secret,
+)
 from rgrid_provider.attribution import attribution
 from rgrid_provider.done import Done, tell_assets
 from rgrid_provider.hooks.rgrid import RGridHook
@@ -33,6 +39,7 @@ class GridOperator(BaseOperator):
         script: str,
         args: Sequence[str] = (),
         env_vars: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str | None] | Sequence[str] | None = None,
         requirements: str | Sequence[str] | None = None,
         runtime: str | None = None,
         output_dir: str | None = None,
@@ -51,6 +58,7 @@ class GridOperator(BaseOperator):
         self.script = script
         self.args = args
         self.env_vars = env_vars
+        self.secrets = secrets
         self.requirements = requirements
         self.runtime = runtime
         self.output_dir = output_dir
@@ -95,6 +103,7 @@ class GridOperator(BaseOperator):
             source,
             args=[str(arg) for arg in self.args],
             env_vars={name: str(value) for name, value in (self.env_vars or {}).items()},
+            secrets=self._secrets(),
             requirements=requirements_text(self.requirements),
             runtime=self.runtime,
             timeout_seconds=self.timeout_seconds,
@@ -117,6 +126,15 @@ class GridOperator(BaseOperator):
         """Remember what came of the work for OpenLineage, and write it into the events of assets."""
         self._done = done
         tell_assets(self.outlets, context, done)
+
+    def _secrets(self) -> dict[str, str | None]:
+        given = self.secrets or {}
+        secrets = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+        for value in secrets.values():
+            if value:
+                # Airflow's own log and rendered fields do not show it either
+                mask_secret(value)
+        return secrets
 
     def _defer(self, trigger: Any, method_name: str) -> None:
         self.defer(trigger=trigger, method_name=method_name, timeout=self.execution_timeout)

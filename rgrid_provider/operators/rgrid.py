@@ -31,6 +31,8 @@ class RGridRunOperator(GridOperator):
         script: source, or the path of a ``.py`` file.
         args: its arguments.
         env_vars: its environment variables.
+        secrets: environment variables that are sealed on the server and masked in the log: names to values,
+            None for one that is kept on the server; or only names of such.
         requirements: packages: a list, a requirements text, or the path of a ``.txt`` file.
         runtime: such as ``python:3.11``.
         input_files: files of the worker: paths, or a mapping of names to paths.

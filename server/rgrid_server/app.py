@@ -27,6 +27,9 @@ from rgrid_server.api import (
     runner,
     system,
 )
+from rgrid_server.api import (
+    secrets as secret_routes,
+)
 from rgrid_server.api.lane import Lane
 from rgrid_server.api.middleware import RequestIds
 from rgrid_server.api.services import Services
@@ -54,9 +57,11 @@ from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.results import Results
 from rgrid_server.scheduler.retention import Retention
+from rgrid_server.scheduler.secrets import Secrets
 from rgrid_server.scheduler.sweeper import sweep
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.scheduler.wakeups import Wakeups
+from rgrid_server.secretkeys import make_sealer
 from rgrid_server.storage import (
     kind_of_database,
     make_data_directory,
@@ -127,6 +132,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         book = await database.read(spend.load_prices)
         tenancy = Tenancy(database, allow_process_sandbox=settings.allow_process_sandbox)
         signer = Signer(await tenancy.secret("signing_secret", secrets.token_hex(32)))
+        sealer = make_sealer(settings)
         runner_key = await _provide_keys(settings, tenancy)
         notifications = open_notifications(settings)
         wakeups = Wakeups(notifications.send if notifications is not None else None)
@@ -139,6 +145,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         executions_ = Executions(database, wakeups, limits, observer)
         leases = Leases(
             *(database, wakeups, signer, book, engine, settings.attempt_limits, chooser, observer),
+            sealer=sealer,
             allow_process_sandbox=settings.allow_process_sandbox,
         )
 
@@ -159,6 +166,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             results=Results(database, wakeups),
             leases=leases,
             reports=Reports(database, wakeups, signer, book, engine, chooser, observer),
+            secrets=Secrets(database, sealer),
             costs=Costs(database, book, engine),
             observer=observer,
             notes=RequestNotes(metrics, is_logged=settings.access_log),
@@ -215,6 +223,7 @@ def make_app(state: ServerState) -> FastAPI:
         files,
         logs,
         costs,
+        secret_routes,
         admin,
         runner,
     ):

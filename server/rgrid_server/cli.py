@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import parse_scopes
+from rgrid_server.domain.sealing import Unreadable
 from rgrid_server.errors import ServiceError
 from rgrid_server.observability.logs import configure_logging
 from rgrid_server.observability.tracing import TracingUnavailable
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         ("prices", _prices, "show the price book"),
         ("keys", _keys, "list keys, make one, revoke one"),
         ("tenants", _tenants, "list tenants, limit what one runs at once"),
+        ("secrets", _secrets, "print a key that seals secrets, or seal all with a new one"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.set_defaults(command=run)
@@ -115,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
             _add_key_options(command)
         if name == "tenants":
             _add_tenant_options(command)
+        if name == "secrets":
+            command.add_argument("action", choices=["new-key", "rotate"])
     return parser
 
 
@@ -265,6 +269,39 @@ def _keys(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _tenants(settings: Settings, arguments: argparse.Namespace) -> int:
     return _with_tenancy(settings, lambda tenancy: _manage_tenants(tenancy, arguments))
+
+
+def _secrets(settings: Settings, arguments: argparse.Namespace) -> int:
+    from rgrid_server import secretkeys
+    from rgrid_server.store import secrets
+
+    if arguments.action == "new-key":
+        print(secretkeys.new_key())
+        return 0
+    _existing_database(settings)
+    own_file = settings.data_dir / secretkeys.KEYS_FILE if settings.secret_keys is None else None
+    if own_file is not None:
+        if (settings.data_dir / PID_FILE).exists():
+            raise Refusal(
+                "a server runs on this data directory; stop it first, for it keeps its keys in memory"
+            )
+        secretkeys.prepend_key(own_file)
+    sealer = secretkeys.make_sealer(settings)
+    try:
+        count = asyncio.run(
+            _with_database(
+                settings,
+                lambda database: database.write(lambda c: secrets.reseal(c, sealer.seal_anew), is_long=True),
+            )
+        )
+    except Unreadable as error:
+        raise Refusal(
+            f"a secret cannot be sealed anew: {error}; nothing was changed, and all keys are kept"
+        ) from None
+    if own_file is not None:
+        secretkeys.keep_newest(own_file)
+    print(f"{count} secrets are sealed with the newest key; older ones are not needed any more")
+    return 0
 
 
 def _with_tenancy(settings: Settings, manage: Callable[[Tenancy], Awaitable[int]]) -> int:

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     network: Literal["host", "none"] = Field(
         "host", description="what scripts may reach: the machine's network, or none but a loopback"
     )
+    secret_keys: SecretStr | None = Field(
+        None,
+        description="keys that seal secrets, the newest first, with commas between; "
+        "by default the file secret.keys in the data directory; servers of one database share them",
+    )
     sandbox: Literal["auto", "process", "bubblewrap", "docker"] = Field(
         "auto", description="what confines a script"
     )

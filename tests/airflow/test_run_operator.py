@@ -203,6 +203,17 @@ def collected(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+def test_secrets_reach_the_script_and_no_log(context_of: ContextOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = collected(operators, monkeypatch)
+    RGridHook().client.put_secret("KEPT", "kept-hunter22")
+    script = "import os\nprint([os.environ[n] for n in ('GIVEN', 'KEPT')], len(os.environ['KEPT']))"
+    operator = run(script, secrets={"GIVEN": "given-hunter22", "KEPT": None})
+    assert operator.execute(context_of(operator)) == "['***', '***'] 13"
+    assert "[stdout] ['***', '***'] 13" in lines
+    by_name = run("import os\nprint(len(os.environ['KEPT']))", secrets=["KEPT"])
+    assert by_name.execute(context_of(by_name, 2)) == 13
+
+
 def test_events_of_assets_say_what_made_them_and_what_it_cost(context_of: ContextOf) -> None:
     outlet = Asset("file:///tables/rows")
     operator = run("print(1)", outlets=[outlet])

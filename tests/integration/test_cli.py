@@ -40,12 +40,12 @@ def type_(live_server: LiveServer, tmp_path: Path) -> Type:
     (tmp_path / "home").mkdir()
     (tmp_path / "work").mkdir()
 
-    def run(*arguments: str | bytes, **env: str) -> subprocess.CompletedProcess[bytes]:
+    def run(*arguments: str | bytes, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [str(RGRID), *arguments],
             cwd=tmp_path / "work",
             env=environment(live_server, tmp_path / "home") | env,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             timeout=120,
             check=False,
@@ -275,6 +275,18 @@ def test_cancel_ends_what_was_detached(type_: Type, work: Path, api: Api) -> Non
     execution_id = type_("run", "-d", "s.py").stdout.decode().strip()
     assert execution_id.encode() in type_("cancel", execution_id).stdout
     assert api.wait(execution_id, seconds=30)["status"] == "canceled"
+
+
+def test_secrets_are_kept_given_and_masked(type_: Type, tmp_path: Path) -> None:
+    script = tmp_path / "tell.py"
+    script.write_text("import os; print(os.environ['A'], len(os.environ['B']))")
+    assert type_("secret", "set", "B", stdin=b"kept-hunter22\n").stdout == b"The secret B is kept\n"
+    assert b"B" in type_("secret", "list").stdout
+    ran = type_("run", str(script), "--secret", "A=given-hunter22", "--secret", "B")
+    assert (ran.returncode, ran.stdout) == (0, b"*** 13\n")
+    assert type_("secret", "remove", "B").returncode == 0
+    refused = type_("run", str(script), "--secret", "B")
+    assert (refused.returncode, b"rgrid secret set B" in refused.stderr) == (2, True)
 
 
 def test_cost_estimate_and_limits_are_shown(type_: Type) -> None:

@@ -34,7 +34,8 @@ async def submit(request: Request, who: Who) -> Response:
     body = await read_bulk(request, BatchBody)
     with submitting(request, "/batches") as trace_parent:
         template = replace(
-            await template_submission(body.template, found.executions), trace_parent=trace_parent
+            await template_submission(who.tenant_id, body.template, found.executions, found.secrets),
+            trace_parent=trace_parent,
         )
         asked = batch_submission(body, template)
         stored = await found.batches.submit(who.tenant_id, asked)

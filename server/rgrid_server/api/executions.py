@@ -116,7 +116,7 @@ async def accept(request: Request, who: Principal, body: SubmitBody) -> Response
     found = services(request)
     with submitting(request, "/executions") as trace_parent:
         submission = await execution_submission(
-            who.tenant_id, body, found.executions, found.files, trace_parent
+            who.tenant_id, body, found.executions, found.files, found.secrets, trace_parent
         )
         submitted = await found.executions.submit(who.tenant_id, submission)
     return ignoring(body, await execution_answer(request, submitted.row, attached=submitted.attached))

@@ -78,8 +78,11 @@ class SubmitTemplate(SubmitItem):
     priority: int = 0
     outputs: list[Text] | None = Field(None, description="globs of files to keep; all by default")
     retry_policy: RetryPolicyBody | None = Field(None, description="a failed script is not retried without")
+    secrets: dict[str, Text | None] = Field(
+        default_factory=dict, description="environment variables, never read back; null for one kept here"
+    )
 
-    @field_validator("env_vars", "inputs", "user_metadata", "args", mode="before")
+    @field_validator("env_vars", "inputs", "user_metadata", "args", "secrets", mode="before")
     @classmethod
     def _null_is_empty(cls, value: Any, info: Any) -> Any:
         if value is None:
@@ -101,6 +104,12 @@ class SubmitBody(SubmitTemplate):
         if value is None:
             return [] if info.field_name == "input_files" else {}
         return value
+
+
+class SecretBody(Body):
+    """A secret to keep."""
+
+    value: Text
 
 
 class BatchBody(Body):

@@ -23,6 +23,7 @@ from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.observer import Observer
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.results import Results
+from rgrid_server.scheduler.secrets import Secrets
 from rgrid_server.scheduler.uploads import Uploads
 from rgrid_server.tenancy import Tenancy
 
@@ -43,6 +44,7 @@ class Services:
     results: Results
     leases: Leases
     reports: Reports
+    secrets: Secrets
     costs: Costs
     observer: Observer
     notes: RequestNotes

@@ -20,19 +20,25 @@ from rgrid_server.scheduler.batch_items import BatchItem
 from rgrid_server.scheduler.batches import BatchSubmission
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.files import Files
+from rgrid_server.scheduler.secrets import Secrets
 
 T = TypeVar("T")
 
 
 async def execution_submission(
-    tenant_id: str, body: SubmitBody, executions: Executions, files: Files, trace_parent: str | None = None
+    tenant_id: str,
+    body: SubmitBody,
+    executions: Executions,
+    files: Files,
+    secrets: Secrets,
+    trace_parent: str | None = None,
 ) -> Submission:
     """One execution as asked for.
 
     Raises:
         Invalid: its runtime is not offered, a name stands twice, or a reference names nothing.
     """
-    template = await template_submission(body, executions)
+    template = await template_submission(tenant_id, body, executions, secrets)
     inputs: dict[str, str | None] = dict(template.inputs)
     inputs |= await _resolved(tenant_id, body.cached_input_refs, files)
     twice = sorted({name for name in body.input_files if body.input_files.count(name) > 1})
@@ -65,7 +71,9 @@ async def execution_submission(
     )
 
 
-async def template_submission(body: SubmitTemplate, executions: Executions) -> Submission:
+async def template_submission(
+    tenant_id: str, body: SubmitTemplate, executions: Executions, secrets: Secrets
+) -> Submission:
     """What a body asks for, beside files that are still to come."""
     return Submission(
         script_content=body.script_content,
@@ -82,6 +90,7 @@ async def template_submission(body: SubmitTemplate, executions: Executions) -> S
         priority=body.priority,
         user_metadata=body.user_metadata,
         retry_policy=None if body.retry_policy is None else _policy(body.retry_policy),
+        secrets=await secrets.references(tenant_id, body.secrets),
     )
 
 

@@ -49,6 +49,7 @@ def execution(
         "requirements_content": row["requirements_content"],
         "args": row["args"],
         "env_vars": row["env_vars"],
+        "secrets": sorted(row["secrets"] or ()),
         "timeout_seconds": row["timeout_seconds"],
         "cpus": row["cpus_milli"] / 1000,
         "memory_mib": row["memory_mib"],

@@ -123,6 +123,10 @@ class Assignment:
     output_limit_bytes: int
     output_limit_files: int
     trace_parent: str | None = None
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    """Environment variables that are masked in the log."""
+    secrets_problem: str | None = None
+    """Why a secret cannot be given to it; then it is not to run."""
 
     @property
     def id(self) -> AttemptId:
@@ -131,7 +135,11 @@ class Assignment:
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Assignment:
         """Read one from JSON; fields that a newer server adds are passed over; optional ones may lack."""
-        known = {f.name: wire[f.name] for f in fields(cls) if f.name in wire or f.default is MISSING}
+        known = {
+            f.name: wire[f.name]
+            for f in fields(cls)
+            if f.name in wire or (f.default is MISSING and f.default_factory is MISSING)
+        }
         known["inputs"] = [InputFile(**item) for item in known["inputs"]]
         return cls(**known)
 

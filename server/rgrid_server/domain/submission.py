@@ -67,6 +67,8 @@ class Submission:
     run_key: str | None = None
     batch_id: str | None = None
     retry_policy: RetryPolicy | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Names to what :mod:`sealing` makes of their values."""
     trace_parent: str | None = None
 
     @property
@@ -164,7 +166,8 @@ def fingerprint(submission: Submission) -> str:
     """Equal for submissions that ask for the same work.
 
     Metadata, priority, timeout and retry policy say how and for whom, not what, so a retried request that
-    carries, say, another try number still finds the execution that its run key holds.
+    carries, say, another try number still finds the execution that its run key holds. Of secrets the names
+    count: their values change while the work stays the same.
     """
     return _digest(
         [
@@ -173,6 +176,7 @@ def fingerprint(submission: Submission) -> str:
             dict(submission.env_vars),
             dict(submission.inputs),
             list(submission.outputs) if submission.outputs is not None else None,
+            *([sorted(submission.secrets)] if submission.secrets else []),
         ]
     )
 

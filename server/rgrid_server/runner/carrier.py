@@ -183,6 +183,8 @@ class Carrier:
 
     async def _carry(self, attempt: Attempt, workspace: Workspace) -> Finished:
         assignment, specification = attempt.assignment, attempt.specification
+        if assignment.secrets_problem is not None:
+            raise Rejected("secret_unavailable", assignment.secrets_problem)
         source = source_bytes(specification.script_content)
         await asyncio.to_thread(workspace.create)
         with self.span(attempt, "inputs"):
@@ -358,6 +360,7 @@ def script_environment(
         "RGRID_ATTEMPT": str(assignment.attempt),
         **({TRACEPARENT_VARIABLE: str(context)} if context is not None else {}),
         **assignment.env_vars,
+        **assignment.secrets,
     }
 
 

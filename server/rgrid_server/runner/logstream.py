@@ -6,9 +6,10 @@ import asyncio
 import base64
 import codecs
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rgrid_server.domain.attempts import OUTPUT_HEAD_CHARS, LogChunk, LogEntry, LogFlags, Stream
+from rgrid_server.runner.masking import Masker
 
 READ_BYTES = 256 * 1024
 MAX_ENTRY_BYTES = 64 * 1024
@@ -83,6 +84,7 @@ class AttemptLog:
         limit_bytes: int,
         on_entries: Callable[[], None],
         now_ms: Callable[[], int],
+        secrets: Collection[str] = (),
     ) -> None:
         self.is_truncated = False
         self._next_sequence = first_sequence
@@ -95,6 +97,7 @@ class AttemptLog:
         self._pending_bytes = 0
         self._heads = {Stream.STDOUT: _Head(), Stream.STDERR: _Head()}
         self._splitters = {stream: LineSplitter(stream) for stream in Stream}
+        self._maskers = {stream: Masker(secrets) for stream in Stream}
         self._open: dict[int, Stream] = {}
         self._is_paused = False
         self._partial_timer: asyncio.TimerHandle | None = None
@@ -173,6 +176,9 @@ class AttemptLog:
 
     def _keep(self, descriptor: int, data: bytes) -> None:
         stream = self._open[descriptor]
+        self._keep_masked(stream, self._maskers[stream].feed(data))
+
+    def _keep_masked(self, stream: Stream, data: bytes) -> None:
         self._heads[stream].feed(data)
         if self.is_truncated:
             return
@@ -239,6 +245,7 @@ class AttemptLog:
         stream = self._open.pop(descriptor)
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)
+        self._keep_masked(stream, self._maskers[stream].end())
         self._heads[stream].end()
         if not self.is_truncated:
             self._add(self._splitters[stream].flush(self._now_ms(), at_end=True))

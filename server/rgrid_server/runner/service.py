@@ -191,6 +191,7 @@ class RunnerService:
             assignment.log_limit_bytes,
             self._has_logs.set,
             self._connection.clock.now_ms,
+            assignment.secrets.values(),
         )
         attempt = Attempt(assignment, specification, log_, lambda: self._on_slot_free(attempt))
         self._carried[assignment.id] = attempt

@@ -185,6 +185,7 @@ def submission_of(row: Row) -> Submission:
         batch_id=row["batch_id"],
         # templates of batches that were made before there were policies have none
         retry_policy=RetryPolicy.from_wire(row.get("retry_policy")),
+        secrets=row.get("secrets") or {},
     )
 
 

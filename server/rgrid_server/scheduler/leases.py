@@ -19,11 +19,13 @@ from rgrid_server.domain.choosing import Candidate, Choice, Chooser
 from rgrid_server.domain.confinement import why_not_shared
 from rgrid_server.domain.execution import Refused
 from rgrid_server.domain.prices import Price
+from rgrid_server.domain.sealing import Sealer
 from rgrid_server.domain.signing import Signer
 from rgrid_server.errors import Conflict, NotFound
 from rgrid_server.scheduler.choosing import Places, StoredQueue
 from rgrid_server.scheduler.observer import AttemptBegin, AttemptEnd, Observer, attempt_begin, attempt_end
 from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, takes_work, undelivered
+from rgrid_server.scheduler.secrets import open_secrets
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, room_topic, runner_topic, tenant_topic
 from rgrid_server.store import blobs as blob_rows
@@ -77,6 +79,7 @@ class Leases:
         chooser: Chooser,
         observer: Observer | None = None,
         *,
+        sealer: Sealer | None = None,
         allow_process_sandbox: bool = False,
     ) -> None:
         self._observer = observer or Observer()
@@ -88,6 +91,7 @@ class Leases:
         self._limits = limits
         self._chooser = chooser
         self._places = Places()
+        self._sealer = sealer
         self._allow_process_sandbox = allow_process_sandbox
         self.draining = False
 
@@ -388,6 +392,7 @@ class Leases:
         first_sequence = 1
         if row["attempt"] > 1:
             first_sequence += logs.last_sequence(connection, [execution_id]).get(execution_id, 0)
+        secrets, secrets_problem = self._secrets(connection, row)
         return Assignment(
             execution_id=execution_id,
             attempt=row["attempt"],
@@ -407,8 +412,17 @@ class Leases:
             memory_mib=row["memory_mib"],
             first_sequence=first_sequence,
             trace_parent=row["trace_parent"],
+            secrets=secrets,
+            secrets_problem=secrets_problem,
             **asdict(self._limits),
         )
+
+    def _secrets(self, connection: Connection, row: Row) -> tuple[dict[str, str], str | None]:
+        if not row["secrets"]:
+            return {}, None
+        if self._sealer is None:
+            raise RuntimeError("an execution has secrets, and there is nothing to open them with")
+        return open_secrets(connection, self._sealer, row["tenant_id"], row["secrets"])
 
     def _lose(
         self, connection: Connection, attempt: Row, now: int, ends: list[AttemptEnd]

@@ -390,6 +390,7 @@ def new_row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
             "fingerprint": item.fingerprint,
             "inputs_due_at_ms": item.inputs_due_at_ms,
             "trace_parent": submission.trace_parent,
+            "secrets": dict(submission.secrets) or None,
         }
     )
 

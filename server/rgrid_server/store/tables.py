@@ -156,6 +156,8 @@ executions = Table(
     Column("priority", Integer, nullable=False),
     Column("queue_rank", Integer, nullable=False),
     Column("retry_policy", JSON),
+    # names to what domain.sealing makes of their values
+    Column("secrets", JSON),
     Column("run_key", String),
     Column("fingerprint", String),
     Column("inputs_due_at_ms", BigInteger),
@@ -351,6 +353,15 @@ input_cache = Table(
     Column("file_references", JSON, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("ix_input_cache_created", "created_at_ms"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("tenant_id", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
 )
 
 prices = Table(
