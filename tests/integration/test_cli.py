@@ -336,7 +336,7 @@ def test_completion_prints_a_script(type_: Type, shell: str) -> None:
         (["run", "ok.py", "--memory", "lots"], b"--memory wants a size"),
         (["run", "ok.py", "--flat"], b"belong to --batch"),
         (["run", "ok.py", "--batch", "*.nothing"], b"no file matches"),
-        (["run", "ok.py", "--secret", "A=b"], b"--secret is not offered"),
+        (["run", "ok.py", "--secret", "A=b"], b"fewer than 4 characters"),
         (["run", "ok.py", "--requirements", "none.txt"], b"none.txt cannot be read"),
         (["logs", "--stdout-only", "--stderr-only", "x"], b"leave nothing"),
         (["nonsense"], b"No such command"),

@@ -156,12 +156,12 @@ def test_keys_rotate_and_a_lost_one_is_said(tmp_path: Path) -> None:
         assert (told.returncode, told.stdout.split()[0]) == (0, "2"), told.stderr
         assert (tmp_path / "secret.keys").read_text().split() != before.split()
         assert (tmp_path / "secret.keys").stat().st_mode & 0o077 == 0
-        server.start().wait_for_runner()
+        api = Api(server.start().wait_for_runner().api, server.api_key)
         again = api.post(f"/executions/{first['execution_id']}/retry", {}).json()
         assert api.get(f"/executions/{again['execution_id']}?wait=30").json()["stdout"] == "True\n"
         server.stop()
         (tmp_path / "secret.keys").write_text(before)
-        server.start().wait_for_runner()
+        api = Api(server.start().wait_for_runner().api, server.api_key)
         lost = api.post(f"/executions/{first['execution_id']}/retry", {}).json()
         ended = api.get(f"/executions/{lost['execution_id']}?wait=30").json()
         assert ended["error_code"] == "secret_unavailable"
