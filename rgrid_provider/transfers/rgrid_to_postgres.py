@@ -196,7 +196,14 @@ def copy_in(cursor: Any, statement: str, chunks: Iterator[bytes]) -> None:
             for chunk in chunks:
                 copy.write(chunk)
     else:
-        cursor.copy_expert(statement, _Readable(chunks))
+        source = _Readable(chunks)
+        try:
+            cursor.copy_expert(statement, source)
+        except Exception:
+            if source.error is not None:
+                # psycopg2 would say that a query was canceled
+                raise source.error from None
+            raise
 
 
 class _Readable:
@@ -205,11 +212,16 @@ class _Readable:
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._held = b""
+        self.error: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
         """At most so many bytes; none at the end."""
         while not self._held:
-            chunk = next(self._chunks, None)
+            try:
+                chunk = next(self._chunks, None)
+            except Exception as error:
+                self.error = error
+                raise
             if chunk is None:
                 return b""
             self._held = chunk

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -134,14 +135,9 @@ def test_several_at_once_and_a_table_in_a_schema(
 ) -> None:
     spend(context_of)
     warehouse.execute("CREATE SCHEMA finance")
-    counts: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: counts.append(copy(table="finance.Grid cost"))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as workers:
+        waiting = [workers.submit(copy, table="finance.Grid cost") for _ in range(4)]
+        counts = [one.result(timeout=60) for one in waiting]
     assert len(counts) == 4
     assert set(counts) == {warehouse.execute('SELECT count(*) FROM finance."Grid cost"').fetchone()[0]}
 
