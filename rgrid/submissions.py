@@ -31,6 +31,7 @@ def execution_body(
     script_name: str | None = None,
     retry_policy: Mapping[str, Any] | None = None,
     secrets: Mapping[str, str | None] | None = None,
+    cache: str | None = None,
 ) -> dict[str, Any]:
     """The body of a submission; what is not given is left to the server.
 
@@ -40,6 +41,8 @@ def execution_body(
             without one (docs/reference/api.md).
         secrets: environment variables that are sealed, never read back, and masked in the log; None stands
             for one that is kept on the server under that name.
+        cache: ``read`` or ``read_write``: whether the result of an earlier run of just the same work may
+            stand for it.
 
     Raises:
         rgrid.exceptions.ConfigurationError: ``cpus`` is no finite number.
@@ -58,6 +61,7 @@ def execution_body(
         "script_name": script_name,
         "retry_policy": dict(retry_policy) if retry_policy is not None else None,
         "secrets": dict(secrets) if secrets else None,
+        "cache": cache,
     }
     return {
         "script_content": script,

@@ -52,6 +52,7 @@ With --batch the script runs once for every file that matches, each time with th
 @click.option("--priority", type=int, help="-100 to 100; higher runs first.")
 @click.option("--retries", type=click.IntRange(0, 20), metavar="N", help="Run it again if it fails.")
 @click.option("--cache", type=click.Choice(["off", "read", "read_write"]), help="Whether to reuse results.")
+@click.option("--explain-cache", is_flag=True, help="Say why no earlier result was found: what has changed.")
 @click.option(
     "--key", metavar="RUN_KEY", help="Your own name for this work: it runs once, however often asked."
 )
@@ -60,8 +61,9 @@ With --batch the script runs once for every file that matches, each time with th
 def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
     """Run a script."""
     gc.enable()
-    if given["cache"] not in {None, "off"}:
-        raise click.UsageError("--cache is not offered by this server version; see `rgrid doctor`")
+    cache = given["cache"] or ("read_write" if given["explain_cache"] else None)
+    if given["explain_cache"] and cache == "off":
+        raise click.UsageError("--explain-cache has nothing to explain with --cache off")
     if given["batch_glob"] is None and (given["flat"] or given["parallel"]):
         raise click.UsageError("--flat and --parallel belong to --batch")
     from rgrid.submissions import execution_body, read_requirements, read_script, requirements_beside
@@ -82,6 +84,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         script_name=script.name,
         retry_policy={"max_retries": given["retries"]} if given["retries"] else None,
         secrets=parse_secrets(given["secret"]),
+        cache=cache,
     )
     key = given["key"] or f"cli-{uuid.uuid4().hex}"
     # before anything is uploaded, and before a server is started
@@ -126,6 +129,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
                 is_detached=given["detach"],
                 is_json=given["as_json"],
                 is_verbose=given["verbose"],
+                explains_cache=given["explain_cache"],
             ),
         )
 

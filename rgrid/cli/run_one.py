@@ -36,6 +36,7 @@ class SingleRun:
     is_detached: bool
     is_json: bool
     is_verbose: bool
+    explains_cache: bool
 
 
 def run_one(client: Client, wanted: SingleRun) -> int:
@@ -89,6 +90,7 @@ def _run_one(client: Client, wanted: SingleRun, interrupts: Interrupts) -> int:
     if wanted.is_json:
         print_json(execution)
     report(execution, verbose=wanted.is_verbose)
+    tell_of_cache(execution, verbose=wanted.is_verbose, explains=wanted.explains_cache)
     # said in any case, also where the script has failed itself
     unwritable = streams.exit_code()
     return exit_code_of(execution) or unwritable
@@ -181,6 +183,22 @@ def report(execution: Execution, *, verbose: bool) -> None:
     if execution.status != "completed" and execution.error_code not in {"exit_code", "signal"}:
         tell(str(execution.execution_error))
     say(f"{execution.execution_id} {told}", verbose=verbose)
+
+
+def tell_of_cache(execution: Execution, *, verbose: bool, explains: bool) -> None:
+    """Say what an earlier result has saved, or, where that was asked, why there was none."""
+    told = execution.execution_metadata.get("cache")
+    if not told:
+        return
+    if told["hit"]:
+        saved = f"{seconds(told['saved_seconds'])} and {euros(told['saved_micros'])}"
+        text = f"the result is that of {told['execution_id']}, which saved {saved}"
+    else:
+        text = f"no earlier result stands for it: {', '.join(told['because'])}"
+    if explains:
+        tell(text)
+    elif told["hit"]:
+        say(text, verbose=verbose)
 
 
 def exit_code_of(execution: Execution) -> int:

@@ -47,6 +47,7 @@ class GridOperator(BaseOperator):
         cpus: float | None = None,
         memory_mib: int | None = None,
         priority: int | None = None,
+        cache: str | None = None,
         user_metadata: Mapping[str, Any] | None = None,
         rgrid_conn_id: str = RGridHook.default_conn_name,
         deferrable: bool | None = None,
@@ -66,6 +67,7 @@ class GridOperator(BaseOperator):
         self.cpus = cpus
         self.memory_mib = memory_mib
         self.priority = priority
+        self.cache = cache
         self.user_metadata = user_metadata
         self.rgrid_conn_id = rgrid_conn_id
         self.deferrable = default_deferrable() if deferrable is None else deferrable
@@ -110,6 +112,7 @@ class GridOperator(BaseOperator):
             cpus=self.cpus,
             memory_mib=self.memory_mib,
             priority=self.priority,
+            cache=self.cache,
             user_metadata={**(self.user_metadata or {}), **attribution(context)},
             script_name=name,
         )

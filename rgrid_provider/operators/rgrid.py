@@ -41,6 +41,7 @@ class RGridRunOperator(GridOperator):
         cpus: vCPUs to hold for it.
         memory_mib: memory that it may use.
         priority: -100 to 100; higher runs first.
+        cache: ``read`` or ``read_write``: whether an earlier result of just the same work may stand for it.
         user_metadata: notes to find it by; dag, run, task, owner and tags are added.
         rgrid_conn_id: the connection.
         deferrable: wait in the triggerer; the configuration's default when None.

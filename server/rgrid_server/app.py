@@ -48,6 +48,7 @@ from rgrid_server.observability.requests import RequestNotes
 from rgrid_server.observability.tracing import make_tracing
 from rgrid_server.observability.watching import Watching
 from rgrid_server.scheduler.batches import Batches
+from rgrid_server.scheduler.caching import ResultCache
 from rgrid_server.scheduler.clockwatch import ClockWatch
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.feed import Feed
@@ -142,10 +143,12 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         blobs = open_blobs(settings)
         limits, engine = settings.limits, settings.engine
         chooser = Chooser()
+        cache = ResultCache(book, engine, settings.retention.log_ms)
         executions_ = Executions(database, wakeups, limits, observer)
         leases = Leases(
             *(database, wakeups, signer, book, engine, settings.attempt_limits, chooser, observer),
             sealer=sealer,
+            cache=cache,
             allow_process_sandbox=settings.allow_process_sandbox,
         )
 
@@ -165,7 +168,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             feed=Feed(database, wakeups),
             results=Results(database, wakeups),
             leases=leases,
-            reports=Reports(database, wakeups, signer, book, engine, chooser, observer),
+            reports=Reports(database, wakeups, signer, book, engine, chooser, observer, cache),
             secrets=Secrets(database, sealer),
             costs=Costs(database, book, engine),
             observer=observer,

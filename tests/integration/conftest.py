@@ -61,6 +61,8 @@ ON_BOTH_DATABASES = {
     "test_tenants_and_keys",
     "test_events",
     "test_batch_streams",
+    "test_secrets",
+    "test_result_cache",
 }
 """Modules that hold the API to its contract: each of their tests runs on SQLite and on PostgreSQL."""
 

@@ -289,6 +289,21 @@ def test_secrets_are_kept_given_and_masked(type_: Type, tmp_path: Path) -> None:
     assert (refused.returncode, b"rgrid secret set B" in refused.stderr) == (2, True)
 
 
+def test_an_earlier_result_is_reused_and_a_miss_explained(type_: Type, work: Path) -> None:
+    (work / "draw.py").write_text("import random; open('out.txt', 'w').write('x'); print(random.random())")
+    first = type_("run", "draw.py", "a", "--explain-cache")
+    assert b"no earlier result stands for it: no earlier result of a script" in first.stderr
+    (work / "out.txt").unlink()
+    again = type_("run", "draw.py", "a", "--cache", "read", "-v")
+    assert again.stdout == first.stdout
+    assert b"which saved" in again.stderr
+    assert (work / "out.txt").read_text() == "x"
+    other = type_("run", "draw.py", "b", "--explain-cache")
+    assert b"no earlier result stands for it: arguments" in other.stderr
+    assert other.stdout != first.stdout
+    assert type_("run", "draw.py", "--cache", "off", "--explain-cache").returncode == 2
+
+
 def test_cost_estimate_and_limits_are_shown(type_: Type) -> None:
     assert b"total" in type_("cost", "--days", "7").stdout
     document = json.loads(type_("cost", "--by", "dag", "--json").stdout)

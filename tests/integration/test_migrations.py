@@ -230,8 +230,9 @@ def test_what_an_older_process_writes_after_the_migration_is_carried_too(place: 
 
 def _columns(place: Place, table: str) -> list[str]:
     known = MetaData()
-    known.reflect(place.engine, only=[table])
-    return list(known.tables[table].c.keys())
+    # one that a later version adds is not there yet
+    known.reflect(place.engine, only=lambda name, _: name == table)
+    return list(known.tables[table].c.keys()) if table in known.tables else []
 
 
 @pytest.mark.parametrize("place", ["postgres"], indirect=True)

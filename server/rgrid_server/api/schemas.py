@@ -78,6 +78,9 @@ class SubmitTemplate(SubmitItem):
     priority: int = 0
     outputs: list[Text] | None = Field(None, description="globs of files to keep; all by default")
     retry_policy: RetryPolicyBody | None = Field(None, description="a failed script is not retried without")
+    cache: Text = Field(
+        "off", description="off, read or read_write: whether an earlier result may stand for it"
+    )
     secrets: dict[str, Text | None] = Field(
         default_factory=dict, description="environment variables, never read back; null for one kept here"
     )

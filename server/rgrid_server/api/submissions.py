@@ -90,6 +90,7 @@ async def template_submission(
         priority=body.priority,
         user_metadata=body.user_metadata,
         retry_policy=None if body.retry_policy is None else _policy(body.retry_policy),
+        cache=body.cache,
         secrets=await secrets.references(tenant_id, body.secrets),
     )
 

@@ -50,6 +50,7 @@ def execution(
         "args": row["args"],
         "env_vars": row["env_vars"],
         "secrets": sorted(row["secrets"] or ()),
+        "cache": row["cache"] or "off",
         "timeout_seconds": row["timeout_seconds"],
         "cpus": row["cpus_milli"] / 1000,
         "memory_mib": row["memory_mib"],

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.domain.caching import Caching
 from rgrid_server.domain.filenames import why_not_a_name
 from rgrid_server.domain.retries import RetryPolicy, find_policy_problems
 
@@ -69,6 +70,8 @@ class Submission:
     retry_policy: RetryPolicy | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Names to what :mod:`sealing` makes of their values."""
+    cache: str = "off"
+    """What :class:`caching.Caching` says."""
     trace_parent: str | None = None
 
     @property
@@ -92,8 +95,21 @@ def find_item_problems(submission: Submission, limits: Limits) -> list[Problem]:
     return [
         *_resource_problems(submission, limits),
         *_name_problems(submission),
+        *_cache_problems(submission),
         *find_part_problems(submission, submission.script_name, limits),
     ]
+
+
+def _cache_problems(submission: Submission) -> list[Problem]:
+    cache = submission.cache
+    if cache not in set(Caching):
+        return [Problem(("cache",), f"cache is {_shown(cache)}; it is one of {', '.join(Caching)}")]
+    if cache != Caching.OFF and submission.secrets:
+        message = (
+            "a run with secrets is not cached, for what they open is not looked at; leave out one of both"
+        )
+        return [Problem(("cache",), message)]
+    return []
 
 
 class Parts(Protocol):

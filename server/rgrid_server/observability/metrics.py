@@ -78,6 +78,9 @@ class Metrics:
         self.environments = self._counter(
             "rgrid_environments", "Environments that attempts used: found warm, or built.", "result"
         )
+        self.result_cache = self._counter(
+            "rgrid_result_cache_hits", "Executions that were answered with an earlier result."
+        )
         self.input_cache = self._counter("rgrid_input_cache_lookups", "Looks for stored inputs.", "result")
         self.blobs = self._counter(
             "rgrid_blobs_asked", "Blobs that clients asked about: present already, or missing.", "result"

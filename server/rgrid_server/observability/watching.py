@@ -97,6 +97,10 @@ class Watching(Observer):
         self._metrics.blobs.labels("missing").inc(missing)
         self._metrics.blobs.labels("present").inc(asked - missing)
 
+    def served_from_cache(self, executions: int) -> None:
+        """Count."""
+        self._metrics.result_cache.inc(executions)
+
     def input_cache_asked(self, *, is_hit: bool) -> None:
         """Counted."""
         self._metrics.input_cache.labels("hit" if is_hit else "miss").inc()

@@ -430,6 +430,7 @@ def _template_wire(template: Submission) -> dict[str, object]:
         "batch_id": None,
         "retry_policy": None if template.retry_policy is None else template.retry_policy.to_wire(),
         "secrets": dict(template.secrets),
+        "cache": template.cache,
     }
 
 

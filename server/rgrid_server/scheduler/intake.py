@@ -15,6 +15,7 @@ from rgrid_server.billing.budgets import check_budget
 from rgrid_server.clock import new_id, new_ids, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.domain.caching import Caching
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.retention import KEEP_UNUSED_MS
 from rgrid_server.domain.retries import RetryPolicy
@@ -186,6 +187,7 @@ def submission_of(row: Row) -> Submission:
         # templates of batches that were made before there were policies have none
         retry_policy=RetryPolicy.from_wire(row.get("retry_policy")),
         secrets=row.get("secrets") or {},
+        cache=row.get("cache") or Caching.OFF,
     )
 
 

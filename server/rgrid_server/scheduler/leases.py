@@ -22,7 +22,9 @@ from rgrid_server.domain.prices import Price
 from rgrid_server.domain.sealing import Sealer
 from rgrid_server.domain.signing import Signer
 from rgrid_server.errors import Conflict, NotFound
+from rgrid_server.scheduler.caching import ResultCache
 from rgrid_server.scheduler.choosing import Places, StoredQueue
+from rgrid_server.scheduler.endings import Ended
 from rgrid_server.scheduler.observer import AttemptBegin, AttemptEnd, Observer, attempt_begin, attempt_end
 from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, takes_work, undelivered
 from rgrid_server.scheduler.secrets import open_secrets
@@ -63,6 +65,8 @@ class Claimed:
     drain: bool = False
     lacks_room: bool = False
     begun: list[AttemptBegin] = field(default_factory=list)
+    served: list[Transition] = field(default_factory=list)
+    """Those that an earlier result has answered, so that nobody has to run them."""
 
 
 class Leases:
@@ -80,6 +84,7 @@ class Leases:
         observer: Observer | None = None,
         *,
         sealer: Sealer | None = None,
+        cache: ResultCache | None = None,
         allow_process_sandbox: bool = False,
     ) -> None:
         self._observer = observer or Observer()
@@ -92,6 +97,7 @@ class Leases:
         self._chooser = chooser
         self._places = Places()
         self._sealer = sealer
+        self._cache = cache
         self._allow_process_sandbox = allow_process_sandbox
         self.draining = False
 
@@ -302,6 +308,9 @@ class Leases:
                 self._chooser.undo(choice)
             raise
         self._observer.claimed(claimed.begun, perf_counter() - began)
+        # the room that they leave is looked for at once: this wakes the claim itself, too
+        self._wake(claimed.served)
+        self._observer.served_from_cache(len(claimed.served))
         return replace(claimed, attempts=[self._traced(item) for item in claimed.attempts])
 
     def _traced(self, item: Assignment) -> Assignment:
@@ -332,12 +341,17 @@ class Leases:
         made.append(choice)
         # batch by batch in one order, so that two claims at once do not wait for each other
         begun: list[AttemptBegin] = []
+        served: list[Transition] = []
         for candidate in sorted(choice.taken, key=_batch_order):
             done = self._open(connection, candidate.execution_id, runner, now)
-            if done is not None:
-                assignment = self._assignment(connection, candidate.execution_id)
-                assignments.append(assignment)
-                begun.append(attempt_begin(done, now, assignment.trace_parent))
+            if done is None:
+                continue
+            if (ended := self._from_cache(connection, candidate.execution_id, now)) is not None:
+                served.append(ended.done)
+                continue
+            assignment = self._assignment(connection, candidate.execution_id)
+            assignments.append(assignment)
+            begun.append(attempt_begin(done, now, assignment.trace_parent))
         wanted = sorted({item.specification for item in assignments})
         specifications = {
             row["specification_id"]: {
@@ -348,7 +362,15 @@ class Leases:
             }
             for row in queue.get_specifications(connection, wanted)
         }
-        return Claimed(assignments, specifications, cancel, lacks_room=choice.lacks_room, begun=begun)
+        return Claimed(
+            assignments, specifications, cancel, lacks_room=choice.lacks_room, begun=begun, served=served
+        )
+
+    def _from_cache(self, connection: Connection, execution_id: str, now: int) -> Ended | None:
+        if self._cache is None:
+            return None
+        execution = store.get_execution(connection, None, execution_id)
+        return None if execution is None else self._cache.serve(connection, execution, now)
 
     def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> Transition | None:
         """Make the next attempt of an execution that was chosen, and give its lease to a runner.

@@ -49,6 +49,9 @@ class Observer:
     def claimed(self, begun: Sequence[AttemptBegin], seconds: float) -> None:
         """A runner was given attempts, which took so long from the moment that there was work for it."""
 
+    def served_from_cache(self, executions: int) -> None:
+        """So many executions were answered with earlier results."""
+
     def ended(self, ends: Sequence[AttemptEnd]) -> None:
         """Attempts have ended by their reports."""
 

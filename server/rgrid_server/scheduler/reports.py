@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sqlalchemy.engine import Connection
 
-from rgrid_server.billing.charging import EndedAttempt, charge_attempt
 from rgrid_server.blobs.base import Received
-from rgrid_server.clock import new_id, now_ms
+from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
-from rgrid_server.domain.attempts import LogChunk, Report
+from rgrid_server.domain.attempts import LogChunk, Outcome, Report
 from rgrid_server.domain.choosing import Chooser
-from rgrid_server.domain.execution import Ending, Refused, RefusedReason, Status
+from rgrid_server.domain.execution import Refused, RefusedReason, Status
 from rgrid_server.domain.fairshare import Flow
 from rgrid_server.domain.filenames import why_not_a_name
 from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
-from rgrid_server.domain.text import without_nul
+from rgrid_server.scheduler.caching import ResultCache
+from rgrid_server.scheduler.endings import Left, end_attempt, ending_of
 from rgrid_server.scheduler.observer import AttemptEnd, Observer, attempt_end
-from rgrid_server.scheduler.transitions import apply_event, topics_of
+from rgrid_server.scheduler.transitions import topics_of
 from rgrid_server.scheduler.uploads import add_received
 from rgrid_server.scheduler.wakeups import Wakeups, log_topic, room_topic
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
-from rgrid_server.store import logs, queue
+from rgrid_server.store import logs
 from rgrid_server.store.database import Database
 
 
@@ -61,7 +61,9 @@ class Reports:
         engine: str,
         chooser: Chooser,
         observer: Observer | None = None,
+        cache: ResultCache | None = None,
     ) -> None:
+        self._cache = cache
         self._observer = observer or Observer()
         self._database = database
         self._wakeups = wakeups
@@ -146,13 +148,7 @@ class Reports:
             return Verdict.STALE
         tenant_id = execution["tenant_id"]
         now = now_ms()
-        ending = Ending(
-            outcome=report.outcome,
-            exit_code=report.exit_code,
-            duration_ms=max(0, report.duration_ms),
-            error_code=report.error_code,
-            error_message=without_nul(report.error_message) if report.error_message else None,
-        )
+        ending = ending_of(report)
         try:
             # asked before anything is written, so that a refused report leaves nothing
             rules.end(store.get_state(execution), report.attempt, ending, now)
@@ -167,60 +163,14 @@ class Reports:
         if report.log is not None and report.log.entries:
             chunk = report.log.within(execution["started_at_ms"], now)
             logs.append_chunk(connection, report.execution_id, report.attempt, chunk)
-        done = apply_event(
-            connection, report.execution_id, lambda state: rules.end(state, report.attempt, ending, now), now
-        )
-        attempt = queue.close_attempt(
-            connection, report.execution_id, report.attempt, report.outcome.value, now
-        )
-        if done is None or attempt is None:
-            raise RuntimeError(f"attempt {report.attempt} of {report.execution_id} has no open lease")
-        nanos = charge_attempt(
-            connection,
-            self._book,
-            self._engine,
-            EndedAttempt(execution, attempt, report.outcome, done.after, now, report),
-        )
-        store.set_result(
-            connection,
-            report.execution_id,
-            {
-                "stdout": report.stdout.encode(errors="replace"),
-                "stderr": report.stderr.encode(errors="replace"),
-                "output_truncated": report.output_truncated,
-                "last_sequence": report.last_sequence,
-                "worker_hostname": host_of.get(attempt["runner_id"]),
-                "execution_metadata": {
-                    **report.metadata,
-                    "cpu_ms": report.cpu_ms,
-                    "peak_memory_mib": report.peak_memory_mib,
-                    "bytes_in": report.bytes_in,
-                    "bytes_out": report.bytes_out,
-                },
-                "charge_nanos": execution["charge_nanos"] + nanos,
-            },
-        )
-        if done.after.status.is_terminal:
-            blob_rows.insert_artifacts(
-                connection,
-                [
-                    {
-                        "artifact_id": new_id("art"),
-                        "execution_id": report.execution_id,
-                        "tenant_id": tenant_id,
-                        "artifact_type": "output",
-                        "filename": item.name,
-                        "sha256": item.sha256,
-                        "size_bytes": sizes[item.sha256],
-                        "content_type": item.content_type,
-                        "mode": item.mode & 0o777,
-                        "created_at_ms": now,
-                    }
-                    for item in artifacts
-                ],
-            )
-        if execution["batch_id"] is not None and nanos:
-            store.charge_batch(connection, tenant_id, execution["batch_id"], nanos)
+        left = Left(artifacts, sizes)
+        if self._cache is not None and report.outcome is Outcome.EXITED:
+            why = self._cache.explain(connection, execution)
+            report = replace(report, metadata={**report.metadata, **why}) if why else report
+        ended = end_attempt(connection, self._book, self._engine, execution, report, left, host_of, now)
+        if self._cache is not None:
+            self._cache.keep(connection, execution, ended, left, now)
+        done, attempt, nanos = ended.done, ended.attempt, ended.nanos
         if rules.is_charged(report.outcome):
             durations.append((Flow(tenant_id, execution["batch_id"] or ""), ending.duration_ms))
         topics.extend([*topics_of(done), log_topic(report.execution_id), room_topic(attempt["runner_id"])])

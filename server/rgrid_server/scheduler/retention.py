@@ -27,6 +27,7 @@ from rgrid_server.domain.retention import (
     RetentionTimes,
 )
 from rgrid_server.domain.submission import is_sha256
+from rgrid_server.store import results_cache
 from rgrid_server.store import retention as store
 from rgrid_server.store.database import Database, Row, StorageError
 from rgrid_server.store.retention import Deleted
@@ -100,7 +101,10 @@ class Retention:
         Raises:
             StorageError, OSError: something could not be removed; the rest is done next time.
         """
-        for step in (self._logs, self._data, self._events, self._references, self._unused_blobs):
+        for step in (
+            *(self._logs, self._data, self._events, self._references, self._unused_blobs),
+            self._expired_results,
+        ):
             while await self._in_turn(step):
                 continue
         while deleted := await self._in_turn(self._condemned_blobs):
@@ -183,6 +187,9 @@ class Retention:
     def _unused_blobs(self, connection: Connection, _progress: store.Progress) -> int:
         now = self._clock()
         return store.drop_unused_blobs(connection, now, now + KEEP_UNUSED_MS, BLOBS_A_STEP)
+
+    def _expired_results(self, connection: Connection, _progress: store.Progress) -> int:
+        return results_cache.forget_expired(connection, self._clock(), EVENTS_A_STEP)
 
     def _condemned_blobs(self, connection: Connection, _progress: store.Progress) -> list[Deleted]:
         return store.delete_condemned_blobs(connection, self._clock() - DELETE_AFTER_MS, BLOBS_A_STEP)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Integer, String, bindparam, insert, literal_column, select, update
 from sqlalchemy.engine import Connection
 
+from rgrid_server.domain.caching import Caching
 from rgrid_server.domain.execution import State, Status
 from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import Submission
@@ -391,6 +392,7 @@ def new_row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
             "inputs_due_at_ms": item.inputs_due_at_ms,
             "trace_parent": submission.trace_parent,
             "secrets": dict(submission.secrets) or None,
+            "cache": None if submission.cache == Caching.OFF else submission.cache,
         }
     )
 

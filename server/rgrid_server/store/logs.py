@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
-from sqlalchemy import Integer, bindparam, func, insert, select
+from sqlalchemy import Integer, bindparam, func, insert, literal, select
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.attempts import LogChunk, LogEntry
 from rgrid_server.store.prepared import Prepared
-from rgrid_server.store.tables import log_chunks
+from rgrid_server.store.tables import executions, log_chunks
 
 CHUNKS_A_PAGE = 64
 PAGE_BYTES = 256 * 1024
@@ -50,6 +50,31 @@ def append_chunk(connection: Connection, execution_id: str, attempt: int, chunk:
         last_sequence=chunk.first_sequence + len(chunk.entries) - 1,
         attempt=attempt,
         entries=orjson.dumps([tuple(entry) for entry in chunk.entries]),
+    )
+    return True
+
+
+def copy_log(connection: Connection, source_id: str, execution_id: str, attempt: int) -> bool:
+    """Give an execution without a log another's; returns False, and changes nothing, if that is not whole."""
+    whole = executions.c.last_sequence
+    expected = connection.execute(select(whole).where(executions.c.execution_id == source_id)).scalar() or 0
+    if (_LAST.scalar(connection, execution_id=source_id) or 0) < expected:
+        return False
+    if _LAST.scalar(connection, execution_id=execution_id) is not None:
+        # lines of an attempt that was lost
+        return False
+    chunk = log_chunks.c
+    connection.execute(
+        insert(log_chunks).from_select(
+            [column.name for column in chunk],
+            select(
+                literal(execution_id),
+                chunk.first_sequence,
+                chunk.last_sequence,
+                literal(attempt),
+                chunk.entries,
+            ).where(chunk.execution_id == source_id),
+        )
     )
     return True
 

@@ -158,6 +158,8 @@ executions = Table(
     Column("retry_policy", JSON),
     # names to what domain.sealing makes of their values
     Column("secrets", JSON),
+    # what domain.caching.Caching says; nothing for off
+    Column("cache", String),
     Column("run_key", String),
     Column("fingerprint", String),
     Column("inputs_due_at_ms", BigInteger),
@@ -353,6 +355,21 @@ input_cache = Table(
     Column("file_references", JSON, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("ix_input_cache_created", "created_at_ms"),
+)
+
+result_cache = Table(
+    "result_cache",
+    metadata,
+    Column("tenant_id", String, primary_key=True),
+    Column("cache_key", String, primary_key=True),
+    Column("execution_id", String, nullable=False),
+    Column("script_name", String, nullable=False),
+    Column("parts", JSON, nullable=False),
+    Column("output_count", Integer, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Index("ix_result_cache_script", "tenant_id", "script_name", "created_at_ms"),
+    Index("ix_result_cache_expiry", "expires_at_ms"),
 )
 
 secrets = Table(
