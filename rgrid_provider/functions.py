@@ -8,6 +8,7 @@ a stand-in for the modules that define them, where they cannot be imported.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -39,7 +40,7 @@ _SCRIPT = '''\
 from __future__ import annotations
 
 import sys as _sys
-
+{early_imports}
 
 def _stand_in_for_airflow():
     """Let functions raise what Airflow knows where Airflow is not installed."""
@@ -139,6 +140,7 @@ def build_script(source: str, name: str, serializer: str) -> str:
     """
     check_serializer(serializer)
     return _SCRIPT.format(
+        early_imports=_early_imports(source),
         source=source,
         name=name,
         serializer=serializer,
@@ -147,6 +149,30 @@ def build_script(source: str, name: str, serializer: str) -> str:
         outcome=OUTCOME,
         result=RESULT,
     )
+
+
+def _early_imports(source: str) -> str:
+    """What a function imports first, as imports at the top of a script, where the grid looks for them.
+
+    It has them done before the script starts. They are made for their effect only: what fails here, or is
+    not wanted after all, is the function's own to find out.
+    """
+    # the script itself needs these
+    lines = [f"import {name} as _early" for name in ("importlib.util", "json", "types")]
+    (function,) = ast.parse(source).body
+    body = function.body if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) else []
+    for index, node in enumerate(body):
+        if index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.Import):
+            lines += [f"import {alias.name} as _early" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            lines += [f"from {node.module} import {alias.name} as _early" for alias in node.names]
+        else:
+            break
+    # Airflow is not there, but for the little that stands in for it
+    wanted = [line for line in lines if line.split()[1].partition(".")[0] != "airflow"]
+    return "".join(f"try:\n    {line}\nexcept Exception:\n    pass\n" for line in wanted)
 
 
 def check_serializer(serializer: str) -> None:

@@ -228,3 +228,33 @@ def test_annotations_need_nothing_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "rgrid-arguments").write_bytes(b'[["there"], {}]')
     subprocess.run([sys.executable, "-I", "script.py"], cwd=tmp_path, check=True)
     assert (tmp_path / "rgrid-result").read_text() == '"there"'
+
+
+def test_what_a_function_imports_first_is_imported_before_it_starts(context_of: ContextOf) -> None:
+    def load() -> str:
+        """Say where it is from."""
+        import xml.dom.minidom
+        from decimal import Decimal
+
+        return f"{xml.dom.minidom.__name__} {Decimal(1)}"
+
+    task = called(load)
+    context = context_of(task)
+    assert task.execute(context) == "xml.dom.minidom 1"
+    script = RGridHook().client.get(context["ti"].xcoms["execution_id"])
+    assert script.execution_metadata["start"] == "warm"
+    assert "import xml.dom.minidom as _early" in script.script_content
+
+
+@pytest.mark.parametrize("problem", ["import nonesuch", "from json import nonesuch", "import broken"])
+def test_an_import_that_fails_is_the_functions_own(tmp_path: Path, problem: str) -> None:
+    source = f"def f():\n    {problem}\n"
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken for good')")
+    (tmp_path / "script.py").write_text(build_script(source, "f", "json"))
+    (tmp_path / "rgrid-arguments").write_bytes(b"[[], {}]")
+    ended = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ", in f\n" in ended.stderr
+    assert '"ended": "raised"' in (tmp_path / "rgrid-outcome").read_text()

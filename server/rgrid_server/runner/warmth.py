@@ -67,13 +67,32 @@ def _first_imports(tree: ast.Module) -> Iterator[ImportStatement]:
     for index, node in enumerate(tree.body):
         if index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield ImportStatement(alias.name)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
-            yield ImportStatement(node.module, tuple(alias.name for alias in node.names))
-        else:
+        imports = _imports_of(node)
+        if imports is None:
             return
+        yield from imports
+
+
+def _imports_of(node: ast.stmt) -> list[ImportStatement] | None:
+    """The imports that a statement makes and does nothing beside; None where it does something."""
+    if isinstance(node, ast.Import):
+        return [ImportStatement(alias.name) for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+        return [ImportStatement(node.module, tuple(alias.name for alias in node.names))]
+    if (
+        isinstance(node, ast.Try)
+        and not node.orelse
+        and not node.finalbody
+        and all(map(_only_passes, node.handlers))
+    ):
+        # `try: import orjson` and `except ImportError: pass`
+        found = [_imports_of(inner) for inner in node.body]
+        return None if None in found else [one for part in found for one in part or ()]
+    return None
+
+
+def _only_passes(handler: ast.ExceptHandler) -> bool:
+    return len(handler.body) == 1 and isinstance(handler.body[0], ast.Pass)
 
 
 def _asks_for_hashes(tree: ast.AST) -> bool:

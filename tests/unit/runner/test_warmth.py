@@ -51,6 +51,23 @@ def test_nothing_is_taken_from_behind_an_import_of_the_users_own() -> None:
     assert imports("import json\nimport mine\nimport numpy", "mine.py") == [("json", ())]
 
 
+def test_imports_whose_failure_is_passed_over_are_taken_too() -> None:
+    source = """
+        try:
+            import numpy as _
+            from json import dumps
+        except ImportError:
+            pass
+        import os
+        try:
+            import pandas
+        except ImportError:
+            pandas = None
+        import csv
+    """
+    assert imports(source) == [("numpy", ()), ("json", ("dumps",)), ("os", ())]
+
+
 def test_what_is_in_no_environment_ends_it() -> None:
     assert imports("import nonesuch\nimport json") == []
 
