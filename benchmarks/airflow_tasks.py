@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
     logging.disable(logging.WARNING)
+    from airflow.providers.common.compat.sdk import DAG
     from airflow.providers.standard.operators.python import PythonVirtualenvOperator
 
     from rgrid_provider.decorators.rgrid import RGridDecoratedOperator
@@ -99,6 +100,7 @@ def main() -> None:
 
         def in_virtualenv(cached: bool) -> Any:
             return PythonVirtualenvOperator(
+                dag=DAG("bench", schedule=None),
                 task_id="venv",
                 python_callable=work,
                 op_args=[1000],

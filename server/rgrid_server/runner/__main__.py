@@ -115,6 +115,7 @@ async def _run(
     # nothing of an earlier incarnation is carried any more
     await asyncio.to_thread(sweep, work)
     await asyncio.to_thread(sweep, home / "boxes")
+    await asyncio.to_thread(sweep, home / "shelf")
     _write_json(data_dir / "runner.json", {"pid": os.getpid(), "incarnation": incarnation, "url": url})
     interpreters = await find_interpreters()
     runner_id = _runner_id(home / "id", hostname)

@@ -186,7 +186,8 @@ class Carrier:
         if assignment.secrets_problem is not None:
             raise Rejected("secret_unavailable", assignment.secrets_problem)
         source = source_bytes(specification.script_content)
-        await asyncio.to_thread(workspace.create)
+        if not workspace.take_down():
+            await asyncio.to_thread(workspace.create)
         with self.span(attempt, "inputs"):
             await attempt.prepare(self._lay_out(attempt, workspace, source))
         claimed_at = time.monotonic()

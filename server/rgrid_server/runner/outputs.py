@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from rgrid_server.domain.attempts import Assignment, Report
 from rgrid_server.runner.connection import Connection, Dismissed, Gone, NoRoom
@@ -68,12 +69,15 @@ class Outputs:
         """
         files: Sequence[FoundFile] = ()
         try:
-            found = await asyncio.to_thread(
+            find = partial(
                 workspace.find_outputs,
                 assignment.outputs,
                 max_files=assignment.output_limit_files,
                 max_bytes=assignment.output_limit_bytes,
+                keep_bytes=INLINE_BLOB_BYTES,
             )
+            # a thread takes longer than to look at a few small files
+            found = find() if workspace.is_small() else await asyncio.to_thread(find)
             files = found.files
             blobs, uploaded = await self._send(assignment, files)
         except OutputLimit as error:
@@ -130,8 +134,11 @@ class Outputs:
         if large:
             missing = set(await self._connection.missing_blobs(assignment, list(large)))
             await self.upload(assignment, [item for item in large.values() if item.sha256 in missing])
-        read = await asyncio.to_thread(lambda: [item.path.read_bytes() for item in small.values()])
-        return read, list(large.values())
+        return [await _content_of(item) for item in small.values()], list(large.values())
+
+
+async def _content_of(file: FoundFile) -> bytes:
+    return await asyncio.to_thread(file.path.read_bytes) if file.content is None else file.content
 
 
 def no_room_for(names: Sequence[str], error: Exception) -> str:

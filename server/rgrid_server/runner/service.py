@@ -29,7 +29,7 @@ from rgrid_server.runner.connection import (
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.machine import DiskFloor
 from rgrid_server.runner.outputs import Finished, no_room_for
-from rgrid_server.runner.workspace import Workspace
+from rgrid_server.runner.workspace import Shelf, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class RunnerService:
         self._has_logs = asyncio.Event()
         self._sending_logs = asyncio.Lock()
         self._pace = Pace()
+        self._shelf = Shelf(work_directory.with_name("shelf"))
 
     def stop(self) -> None:
         """Take no more work, let what runs come to its end for a while, and end; asked again, end at once."""
@@ -134,10 +135,7 @@ class RunnerService:
         while True:
             self._slot_free.clear()
             self._look_at_disk()
-            if self._free_slots() <= 0:
-                # a full runner asks for cancellations only, and not while its scripts come and go
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._slot_free.wait(), FULL_WAIT_SECONDS)
+            await self._wait_for_room(FULL_WAIT_SECONDS)
             asking = asyncio.create_task(
                 self._connection.claim(
                     free_cpus_milli=self._free_cpus_milli(),
@@ -181,6 +179,17 @@ class RunnerService:
             self._cancel(work.cancel)
             if work.drain:
                 await self._connection.back_off(1)
+
+    async def _wait_for_room(self, seconds: float) -> None:
+        """Wait until there is room to ask for, so long at most.
+
+        A full runner asks for cancellations only, and not while its scripts come and go.
+        """
+        deadline = time.monotonic() + seconds
+        while self._free_slots() <= 0 and (left := deadline - time.monotonic()) > 0:
+            self._slot_free.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._slot_free.wait(), left)
 
     def _begin(self, assignment: Assignment, specification: Specification) -> None:
         if assignment.id in self._known:
@@ -250,7 +259,8 @@ class RunnerService:
             tenant_id=assignment.tenant_id,
             **({"batch_id": assignment.batch_id} if assignment.batch_id else {}),
         )
-        workspace = Workspace(self._work_directory / f"{assignment.execution_id}-{assignment.attempt}")
+        name = f"{assignment.execution_id}-{assignment.attempt}"
+        workspace = Workspace(self._work_directory / name, self._shelf)
         try:
             finished = await self._carrier.carry(attempt, workspace)
             if not attempt.is_dropped:
@@ -270,7 +280,8 @@ class RunnerService:
         finally:
             self._carried.pop(assignment.id, None)
             self._slot_free.set()
-            await asyncio.to_thread(workspace.remove)
+            if not workspace.put_away():
+                await asyncio.to_thread(workspace.remove)
 
     async def _report(self, attempt: Attempt, finished: Finished, workspace: Workspace) -> None:
         """Send the rest of the log and the report, until the server has taken both."""

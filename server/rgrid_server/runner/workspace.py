@@ -21,6 +21,11 @@ IGNORED_DIRECTORIES = frozenset({"__pycache__"})
 IGNORED_SUFFIXES = (".pyc",)
 HASH_CHUNK_BYTES = 1024 * 1024
 MAX_NOTED = 100
+SMALL_FILES = 16
+SMALL_BYTES = 256 * 1024
+"""What is read or removed sooner here than a thread is told to."""
+MAX_SHELVED = 64
+PARTS = ("home", "tmp", "work")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class FoundFile:
     size_bytes: int
     mode: int
     content_type: str
+    content: bytes | None = None
+    """Of a small one: what the hash is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +61,43 @@ class OutputLimit(Exception):
     """A script left more than is allowed; nothing of it is taken."""
 
 
+class Shelf:
+    """Emptied workspaces, for the next attempts: it takes longer to make directories than to keep them.
+
+    Args:
+        directory: where they wait, on the file system where workspaces are made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory = directory
+        self._kept: list[Path] = []
+        self._count = 0
+
+    def put(self, root: Path) -> bool:
+        """Keep an empty workspace; returns whether there was room for it."""
+        if len(self._kept) >= MAX_SHELVED:
+            return False
+        self._count += 1
+        place = self._directory / f"shelved-{self._count}"
+        os.rename(root, place)  # noqa: PTH104 - this is for speed, here and below
+        self._kept.append(place)
+        return True
+
+    def take(self, root: Path) -> bool:
+        """Let a workspace that was kept stand at a path; returns whether there is one."""
+        while self._kept:
+            with contextlib.suppress(OSError):
+                os.rename(self._kept.pop(), root)  # noqa: PTH104
+                return True
+        return False
+
+
 class Workspace:
     """A directory that holds ``work`` (where the script runs), ``home`` and ``tmp``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
         self.root = root
         self.work = root / "work"
         self.home = root / "home"
@@ -74,6 +114,37 @@ class Workspace:
         for directory in (self.work, self.home, self.tmp):
             directory.mkdir(mode=0o700)
 
+    def take_down(self) -> bool:
+        """Make it of one that was put away; returns whether there is one."""
+        return self._shelf is not None and not self.root.exists() and self._shelf.take(self.root)
+
+    def put_away(self) -> bool:
+        """Empty it and keep its directories, where it holds no more than a few files; returns whether it did.
+
+        The next to have it finds what :meth:`create` would have made.
+        """
+        if self._shelf is None:
+            return False
+        try:
+            return _empty_flat(self.root) and self._shelf.put(self.root)
+        except OSError:
+            return False
+
+    def is_small(self) -> bool:
+        """Whether it holds but a few small files, and no directory."""
+        try:
+            with os.scandir(self.work) as entries:
+                size_bytes = 0
+                for count, entry in enumerate(entries, 1):
+                    status = entry.stat(follow_symlinks=False)
+                    size_bytes += status.st_size
+                    is_plain = stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IRUSR
+                    if not is_plain or count > SMALL_FILES or size_bytes > SMALL_BYTES:
+                        return False
+        except OSError:
+            return False
+        return True
+
     def put(self, name: str, source: Path | bytes, *, sha256: str) -> None:
         """Lay out a file; one whose bytes stay as they are will be no output."""
         problem = why_not_a_name(name)
@@ -87,7 +158,9 @@ class Workspace:
             shutil.copyfile(source, target)
         self._known[name] = _Known(_fingerprint(target.stat()), sha256)
 
-    def find_outputs(self, globs: Sequence[str] | None, *, max_files: int, max_bytes: int) -> Found:
+    def find_outputs(
+        self, globs: Sequence[str] | None, *, max_files: int, max_bytes: int, keep_bytes: int = 0
+    ) -> Found:
         """Every regular file that is new or changed, by name; nothing is followed out of the directory.
 
         Args:
@@ -96,6 +169,7 @@ class Workspace:
             max_files: more than so many are refused.
             max_bytes: more than so much together is refused, before any of it is read; the size counts, not
                 what a sparse file takes on the disk.
+            keep_bytes: the content of a file up to this size comes with it.
 
         Raises:
             OutputLimit: more was left than is allowed.
@@ -126,7 +200,7 @@ class Workspace:
                     f"the script left more than {max_bytes} bytes in files (at {name}); "
                     "write less, or name those to keep in outputs"
                 )
-        files = [_found(*item) for item in sorted(candidates, key=_by_name)]
+        files = [_found(*item, keep_bytes) for item in sorted(candidates, key=_by_name)]
         return Found([item for item in files if not self._is_as_before(item)], passed_over[:MAX_NOTED])
 
     def _has_work(self) -> bool:
@@ -167,6 +241,28 @@ class Workspace:
             passed_over.append(f"{name} is no regular file")
             return None
         return status
+
+
+def _empty_flat(root: Path) -> bool:
+    """Remove a few files from a workspace that is otherwise as it was made; returns whether it is so."""
+    directories = [f"{root}/{name}" for name in PARTS]
+    with os.scandir(root) as entries:
+        if sorted(entry.name for entry in entries) != list(PARTS):
+            return False
+    files: list[str] = []
+    for directory in directories:
+        if not stat.S_ISDIR(os.lstat(directory).st_mode) or os.listxattr(directory, follow_symlinks=False):
+            return False
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) or len(files) >= SMALL_FILES:
+                    return False
+                files.append(entry.path)
+    for path in files:
+        os.unlink(path)  # noqa: PTH108
+    for directory in directories:
+        os.chmod(directory, 0o700)  # noqa: PTH101
+    return True
 
 
 def _remove_flat(root: Path) -> None:
@@ -237,13 +333,17 @@ def _shown(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
-def _found(name: str, path: Path, status: os.stat_result) -> FoundFile:
+def _found(name: str, path: Path, status: os.stat_result, keep_bytes: int) -> FoundFile:
     guessed, encoding = mimetypes.guess_type(name)
+    content = None
+    if status.st_size <= keep_bytes and os.access(path, os.R_OK):
+        content = path.read_bytes()
     return FoundFile(
         name=name,
         path=path,
-        sha256=hash_file(path),
-        size_bytes=status.st_size,
+        sha256=hash_file(path) if content is None else hashlib.sha256(content).hexdigest(),
+        size_bytes=status.st_size if content is None else len(content),
+        content=content,
         mode=stat.S_IMODE(status.st_mode) & 0o777,
         content_type=guessed if guessed is not None and encoding is None else "application/octet-stream",
     )

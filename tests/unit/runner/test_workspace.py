@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rgrid_server.runner.workspace import OutputLimit, Workspace
+from rgrid_server.runner.workspace import MAX_SHELVED, OutputLimit, Shelf, Workspace
 
 
 @pytest.fixture
@@ -200,3 +201,114 @@ def test_a_directory_deeper_than_any_stack_is_passed_over_and_removed(workspace:
     assert names(workspace) == []
     workspace.remove()
     assert not workspace.work.parent.exists()
+
+
+# what is put away and taken down again
+
+
+def made(tmp_path: Path, name: str = "one") -> Workspace:
+    """A workspace beside the shelf ``tmp_path/shelf``."""
+    workspace = Workspace(tmp_path / name, Shelf(tmp_path / "shelf"))
+    workspace.create()
+    return workspace
+
+
+def test_what_was_put_away_is_as_a_new_one(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+    first = Workspace(tmp_path / "first", shelf)
+    first.create()
+    first.put("script.py", b"print(1)", sha256="x")
+    (first.work / "out.txt").write_text("of the first")
+    (first.home / ".rc").write_text("of the first")
+    (first.tmp / "scratch").write_text("of the first")
+    first.work.chmod(0o755)
+    first.home.chmod(0o500)
+    assert first.put_away()
+    assert not first.root.exists()
+    second = Workspace(tmp_path / "second", shelf)
+    assert second.take_down()
+    fresh = Workspace(tmp_path / "fresh")
+    fresh.create()
+    for workspace in (second, fresh):
+        assert sorted(path.name for path in workspace.root.iterdir()) == ["home", "tmp", "work"]
+        for part in (workspace.root, workspace.work, workspace.home, workspace.tmp):
+            assert part.stat().st_mode & 0o7777 == 0o700
+            assert part == workspace.root or list(part.iterdir()) == []
+    assert list((tmp_path / "shelf").iterdir()) == []
+    assert not Workspace(tmp_path / "third", shelf).take_down()
+
+
+def test_a_directory_in_the_way_is_not_taken_for_an_empty_workspace(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+    first = Workspace(tmp_path / "first", shelf)
+    first.create()
+    assert first.put_away()
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "left").write_text("of a runner that was killed")
+    assert not Workspace(tmp_path / "second", shelf).take_down()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda workspace: (workspace.work / "deep").mkdir(),
+        lambda workspace: (workspace.root / "beside").write_text("x"),
+        lambda workspace: workspace.tmp.rmdir(),
+        lambda workspace: [(workspace.work / str(n)).write_text("x") for n in range(100)],
+        lambda workspace: os.setxattr(workspace.work, "user.mark", b"x"),
+        lambda workspace: (workspace.home.rmdir(), workspace.home.symlink_to("/etc")),
+        lambda workspace: (workspace.home.rmdir(), workspace.home.write_text("x")),
+    ],
+    ids=["directory", "beside", "gone", "many", "attribute", "link", "file"],
+)
+def test_what_a_script_has_changed_is_not_kept(tmp_path: Path, spoil: Callable[[Workspace], object]) -> None:
+    workspace = made(tmp_path)
+    try:
+        spoil(workspace)
+    except OSError:
+        pytest.skip("this file system has no such attributes")
+    assert not workspace.put_away()
+    workspace.remove()
+    assert not workspace.root.exists()
+    assert list((tmp_path / "shelf").iterdir()) == []
+    assert Path("/etc/passwd").exists()
+
+
+def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("stays")
+    workspace = made(tmp_path)
+    (workspace.work / "link").symlink_to(tmp_path / "secret")
+    (workspace.work / "hard").hardlink_to(tmp_path / "secret")
+    assert workspace.put_away()
+    assert (tmp_path / "secret").read_text() == "stays"
+
+
+def test_no_more_are_kept_than_there_is_room_for(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf")
+    kept = []
+    for number in range(MAX_SHELVED + 3):
+        workspace = Workspace(tmp_path / str(number), shelf)
+        workspace.create()
+        kept.append(workspace.put_away())
+    assert kept.count(True) == MAX_SHELVED
+
+
+@pytest.mark.parametrize(
+    ("lay_out", "is_small"),
+    [
+        (lambda work: None, True),
+        (lambda work: (work / "a").write_bytes(b"x" * 1000), True),
+        (lambda work: (work / "a").write_bytes(b"x" * 1_000_000), False),
+        (lambda work: [(work / str(n)).write_bytes(b"") for n in range(40)], False),
+        (lambda work: (work / "folder").mkdir(), False),
+        (lambda work: (work / "link").symlink_to("a"), False),
+        (lambda work: os.mkfifo(work / "pipe"), False),
+        (lambda work: work.rmdir(), False),
+    ],
+)
+def test_only_a_few_plain_files_are_looked_at_at_once(
+    tmp_path: Path, lay_out: Callable[[Path], object], is_small: bool
+) -> None:
+    workspace = made(tmp_path)
+    lay_out(workspace.work)
+    assert workspace.is_small() is is_small
