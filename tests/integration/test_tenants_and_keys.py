@@ -264,6 +264,10 @@ def test_only_the_operator_makes_and_limits_tenants_makes_runner_keys_and_sees_t
         ("POST", f"/admin/keys/{of_runner['key_id']}/rotate", {"overlap_seconds": 60}),
         ("PATCH", f"/admin/tenants/{own}", {"max_running": None}),
         ("GET", "/admin/runners", None),
+        ("GET", "/admin/prices", None),
+        ("GET", "/admin/drain", None),
+        ("POST", "/admin/drain", {}),
+        ("POST", "/admin/resume", {}),
         ("GET", "/metrics", None),
     ):
         answer = tenants_admin.call(method, path, json=body)
@@ -277,3 +281,23 @@ def test_limits_say_what_the_runners_that_are_here_have(api: Api, tenant: Api) -
     limits = tenant.get("/limits").json()
     assert limits["max_cpus"] == max(runner["slots"] for runner in runners)
     assert limits["max_memory_mib"] == max(runner["memory_mib"] for runner in runners)
+
+
+def test_a_drained_server_gives_out_nothing_until_it_is_resumed(api: Api, tenant: Api) -> None:
+    assert api.get("/admin/drain").json() == {"drained_at": None}
+    try:
+        drained = api.post("/admin/drain", {}).json()
+        assert drained["drained_at"] is not None
+        # it stays drained since when it was first
+        assert api.post("/admin/drain", {}).json() == drained
+        waiting = tenant.submit()
+        assert tenant.get(f"/executions/{waiting['execution_id']}?wait=1").json()["status"] == "queued"
+    finally:
+        assert api.post("/admin/resume", {}).json() == {"drained_at": None}
+    assert tenant.wait(waiting["execution_id"])["status"] == "completed"
+
+
+def test_the_price_book_is_shown_to_the_operator(api: Api) -> None:
+    book = api.get("/admin/prices").json()
+    assert {"local", "ray"} <= {price["engine"] for price in book}
+    assert all(price["nanos_per_vcpu_hour"] > 0 for price in book)

@@ -138,6 +138,47 @@ async def list_runners(request: Request) -> Response:
     )
 
 
+@router.get("/admin/drain", summary="Whether work is given to runners")
+@needs(Scope.ADMIN, of_operator=True)
+async def drained(request: Request) -> Response:
+    """``drained_at`` is null where it is."""
+    return Json({"drained_at": views.iso(await services(request).leases.all_drained_at_ms())})
+
+
+@router.post("/admin/drain", summary="Give no runner work any more")
+@needs(Scope.ADMIN, of_operator=True)
+async def drain(request: Request) -> Response:
+    """Until it is resumed, on all servers of the database and over restarts; what runs goes on."""
+    await services(request).leases.set_all_drained(is_drained=True)
+    return await drained(request)
+
+
+@router.post("/admin/resume", summary="Give runners work again")
+@needs(Scope.ADMIN, of_operator=True)
+async def resume(request: Request) -> Response:
+    """At once; a runner that was drained by itself stays so."""
+    await services(request).leases.set_all_drained(is_drained=False)
+    return await drained(request)
+
+
+@router.get("/admin/prices", summary="The price book")
+@needs(Scope.ADMIN, of_operator=True)
+async def list_prices(request: Request) -> Response:
+    """Oldest first; each holds from its time until a later one of its engine does."""
+    return Json(
+        [
+            {
+                "price_id": price.price_id,
+                "engine": price.engine,
+                "effective_from": views.iso(price.effective_from_ms),
+                "nanos_per_vcpu_hour": price.nanos_per_vcpu_hour,
+                "nanos_per_gib_hour": price.nanos_per_gib_hour,
+            }
+            for price in services(request).costs.book
+        ]
+    )
+
+
 @router.post("/admin/runners/{runner_id}/drain", summary="Give a runner no more work")
 @needs(Scope.ADMIN, of_operator=True)
 async def drain_runner(request: Request, runner_id: str) -> Response:

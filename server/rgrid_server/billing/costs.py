@@ -67,6 +67,11 @@ class Costs:
         self._book = book
         self._engine = engine
 
+    @property
+    def book(self) -> Sequence[Price]:
+        """The price book, oldest first."""
+        return self._book
+
     async def statement(
         self,
         tenant_id: str,

@@ -229,6 +229,16 @@ class Leases:
             raise NotFound("Runner")
         self._wakeups.wake([WORK])
 
+    async def set_all_drained(self, *, is_drained: bool) -> None:
+        """Give no runner work, those that are still to come included, or give it again; what runs goes on."""
+        drained_at_ms = now_ms() if is_drained else None
+        await self._database.write(lambda c: runners.set_all_drained(c, drained_at_ms))
+        self._wakeups.wake([WORK])
+
+    async def all_drained_at_ms(self) -> int | None:
+        """Since when no runner is given work; None where they are."""
+        return await self._database.read(runners.all_drained_at_ms)
+
     def look_again(self) -> None:
         """Let whoever waits for work look again: limits have changed."""
         self._wakeups.wake([WORK])
@@ -272,6 +282,12 @@ class Leases:
             await self._database.write(lambda c: queue.make_ready(c, now_ms()))
             self._wakeups.wake([WORK])
 
+    def _gives_work(self, connection: Connection, runner: Row, request: ClaimRequest) -> bool:
+        """Whether a runner may be given something now."""
+        if self.draining or not takes_work(runner, request):
+            return False
+        return runners.all_drained_at_ms(connection) is None
+
     async def _claim_now(self, request: ClaimRequest) -> Claimed:
         now = now_ms()
 
@@ -282,7 +298,7 @@ class Leases:
             if now - runner["seen_at_ms"] > SEEN_AGAIN_MS:
                 # an idle runner is here too: a claim that finds nothing notes it
                 return True
-            if takes_work(runner, request) and not self.draining:
+            if self._gives_work(connection, runner, request):
                 carried = queue.open_attempts(connection, runner_id=request.runner_id)
                 next_ready = queue.next_ready_at_ms(connection)
                 is_due = next_ready is not None and next_ready <= now
@@ -326,7 +342,7 @@ class Leases:
             runners.touch_runner(connection, request.runner_id, now), request.runner_id, request.incarnation
         )
         cancel = [_id(row) for row in queue.cancel_requests(connection, request.runner_id)]
-        if self.draining or not takes_work(runner, request):
+        if not self._gives_work(connection, runner, request):
             return Claimed([], {}, cancel, drain=self.draining)
         carried = queue.open_attempts(connection, runner_id=request.runner_id)
         if lost := undelivered(carried, request)[: request.free_slots]:

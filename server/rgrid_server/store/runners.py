@@ -12,6 +12,10 @@ from sqlalchemy.sql import ClauseElement
 from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, Upsert
 from rgrid_server.store.tables import runners
+from rgrid_server.store.tenants import get_setting, replace_setting
+
+DRAINED_SETTING = "drained_at_ms"
+"""Under it stands since when no runner at all is to be given work; nothing, or nothing in it, otherwise."""
 
 SEEN_WITHIN_MS = 60_000
 """A runner that was heard of within this time is there: it counts, and may be waited for."""
@@ -65,3 +69,15 @@ def set_drained(connection: Connection, runner_id: str, drained_at_ms: int | Non
         update(runners).where(runners.c.runner_id == runner_id).values(drained_at_ms=drained_at_ms)
     )
     return changed.rowcount > 0
+
+
+def all_drained_at_ms(connection: Connection) -> int | None:
+    """Since when no runner is to be given work, whichever it is; None where they are."""
+    kept = get_setting(connection, DRAINED_SETTING)
+    return int(kept) if kept else None
+
+
+def set_all_drained(connection: Connection, drained_at_ms: int | None) -> None:
+    """Give no runner work any more, those that are still to come included; or give it again, with None."""
+    if all_drained_at_ms(connection) is None or drained_at_ms is None:
+        replace_setting(connection, DRAINED_SETTING, "" if drained_at_ms is None else str(drained_at_ms))
