@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -70,6 +69,7 @@ from rgrid_server.storage import (
     open_blobs,
     open_database,
     open_notifications,
+    write_private,
 )
 from rgrid_server.store import spend
 from rgrid_server.tenancy import Tenancy
@@ -246,7 +246,7 @@ async def _provide_keys(settings: Settings, tenancy: Tenancy) -> str:
     elif not await tenancy.has_admin_key():
         key = new_key()
         # written down first: a key that opens everything must not be lost with a server that is killed here
-        _write_private(admin_file, key)
+        write_private(admin_file, f"{key}\n")
         if await tenancy.provide_first_key(tenant_id, key):
             print(f"The first API key, shown this once (and kept in {admin_file}): {key}", flush=True)  # noqa: T201
         else:
@@ -255,17 +255,9 @@ async def _provide_keys(settings: Settings, tenancy: Tenancy) -> str:
     if runner_file.exists() and await tenancy.has_key(runner_file.read_text().strip()):
         return runner_file.read_text().strip()
     key = new_key()
-    _write_private(runner_file, key)
+    write_private(runner_file, f"{key}\n")
     await tenancy.issue_key(tenant_id, (Scope.RUNNER,), RUNNER_KEY_NAME, key=key)
     return key
-
-
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    temporary.touch(mode=0o600)
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
 
 
 def _canceled(task: asyncio.Task[Any]) -> Callable[[], Awaitable[None]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rgrid_server.config import Settings
 from rgrid_server.domain.sealing import Sealer
+from rgrid_server.storage import write_private
 from rgrid_server.store.database import StorageError
 
 KEYS_FILE = "secret.keys"
@@ -44,12 +45,12 @@ def new_key() -> str:
 
 def prepend_key(path: Path) -> None:
     """Let a new key seal from now on; those before it go on opening what they have sealed."""
-    _write(path, f"{new_key()}\n{_read_or_make(path)}")
+    write_private(path, f"{new_key()}\n{_read_or_make(path)}")
 
 
 def keep_newest(path: Path) -> None:
     """Forget all keys but the newest; what was sealed with another is lost."""
-    _write(path, path.read_text().split()[0] + "\n")
+    write_private(path, path.read_text().split()[0] + "\n")
 
 
 def _read_or_make(path: Path) -> str:
@@ -59,7 +60,7 @@ def _read_or_make(path: Path) -> str:
         pass
     # written beside it and linked, so that of several servers that start at once all read the same
     own = path.with_name(f"{path.name}.{os.getpid()}")
-    _write(own, f"{new_key()}\n")
+    write_private(own, f"{new_key()}\n")
     try:
         os.link(own, path)
     except FileExistsError:
@@ -67,13 +68,3 @@ def _read_or_make(path: Path) -> str:
     finally:
         own.unlink()
     return path.read_text()
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

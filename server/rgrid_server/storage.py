@@ -173,6 +173,18 @@ def make_private_file(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that is its owner's only, whole and durably, in place of one that is there."""
+    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
 def _migrate_postgres(url: URL, where: str) -> None:
     from rgrid_server.store.postgres import Trouble, postgres_engine, trouble_of
 

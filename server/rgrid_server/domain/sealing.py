@@ -110,13 +110,16 @@ def find_problems(secrets: Mapping[str, str | None]) -> list[Problem]:
     if len(secrets) > MAX_SECRETS:
         problems.append(Problem(("secrets",), f"{len(secrets)} secrets; at most {MAX_SECRETS} are allowed"))
     for name, value in secrets.items():
-        if NAME.fullmatch(name) is None:
-            problems.append(
-                Problem(("secrets", name[:80]), f"{name[:80]!r} is not the name of an environment variable")
-            )
+        if (why := why_not_a_name(name)) is not None:
+            problems.append(Problem(("secrets", name[:80]), why))
         elif value is not None and (why := why_not_a_value(value)) is not None:
             problems.append(Problem(("secrets", name), f"the secret {name} {why}"))
     return problems
+
+
+def why_not_a_name(name: str) -> str | None:
+    """Why a secret cannot be called so; None where it can."""
+    return None if NAME.fullmatch(name) else f"{name[:80]!r} is not the name of an environment variable"
 
 
 def why_not_a_value(value: str) -> str | None:

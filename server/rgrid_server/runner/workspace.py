@@ -212,9 +212,6 @@ class Workspace:
 
     def remove(self) -> None:
         """Remove it with everything in it, however deep and whatever its rights."""
-        with contextlib.suppress(OSError):
-            _remove_flat(self.root)
-            return
         with contextlib.suppress(RecursionError):
             shutil.rmtree(self.root, ignore_errors=True)
         if self.root.exists():
@@ -263,23 +260,6 @@ def _empty_flat(root: Path) -> bool:
     for directory in directories:
         os.chmod(directory, 0o700)  # noqa: PTH101
     return True
-
-
-def _remove_flat(root: Path) -> None:
-    """Remove what most workspaces are: three directories with few files.
-
-    Raises:
-        OSError: it is not so, or it is not to be removed so simply.
-    """
-    for part in os.scandir(root):
-        if not part.is_dir(follow_symlinks=False):
-            # what stands behind a link is not the workspace's
-            raise NotADirectoryError(part.path)
-        for entry in os.scandir(part.path):
-            # a directory is refused here
-            os.unlink(entry.path)  # noqa: PTH108 - this is for speed
-        os.rmdir(part.path)  # noqa: PTH106
-    root.rmdir()
 
 
 def hash_file(path: Path) -> str:

@@ -51,7 +51,7 @@ class ResultCache:
             return None
         files = [
             OutputFile(row["filename"], row["sha256"], row["size_bytes"], row["content_type"], row["mode"])
-            for row in results.outputs_of(connection, source["execution_id"])
+            for row in blob_rows.list_artifacts(connection, source["execution_id"], "output")
         ]
         hashes = sorted({item.sha256 for item in files})
         sizes = blob_rows.lock_owned_sizes(connection, tenant_id, hashes)

@@ -24,7 +24,6 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.errors import Conflict, NotFound
 from rgrid_server.scheduler.caching import ResultCache
 from rgrid_server.scheduler.choosing import Places, StoredQueue
-from rgrid_server.scheduler.endings import Ended
 from rgrid_server.scheduler.observer import AttemptBegin, AttemptEnd, Observer, attempt_begin, attempt_end
 from rgrid_server.scheduler.offers import ClaimRequest, check_life, room_of, takes_work, undelivered
 from rgrid_server.scheduler.secrets import open_secrets
@@ -362,10 +361,11 @@ class Leases:
             done = self._open(connection, candidate.execution_id, runner, now)
             if done is None:
                 continue
-            if (ended := self._from_cache(connection, candidate.execution_id, now)) is not None:
+            row = _claimed(connection, candidate.execution_id)
+            if self._cache is not None and (ended := self._cache.serve(connection, row, now)) is not None:
                 served.append(ended.done)
                 continue
-            assignment = self._assignment(connection, candidate.execution_id)
+            assignment = self._assignment(connection, row)
             assignments.append(assignment)
             begun.append(attempt_begin(done, now, assignment.trace_parent))
         wanted = sorted({item.specification for item in assignments})
@@ -381,12 +381,6 @@ class Leases:
         return Claimed(
             assignments, specifications, cancel, lacks_room=choice.lacks_room, begun=begun, served=served
         )
-
-    def _from_cache(self, connection: Connection, execution_id: str, now: int) -> Ended | None:
-        if self._cache is None:
-            return None
-        execution = store.get_execution(connection, None, execution_id)
-        return None if execution is None else self._cache.serve(connection, execution, now)
 
     def _open(self, connection: Connection, execution_id: str, runner: Row, now: int) -> Transition | None:
         """Make the next attempt of an execution that was chosen, and give its lease to a runner.
@@ -416,12 +410,10 @@ class Leases:
     def _deliver_again(self, connection: Connection, attempt: Row, now: int) -> Assignment:
         """Hand over what was claimed before, by an answer that never arrived."""
         queue.extend_lease(connection, attempt["execution_id"], attempt["attempt"], now + LEASE_MS)
-        return self._assignment(connection, attempt["execution_id"])
+        return self._assignment(connection, _claimed(connection, attempt["execution_id"]))
 
-    def _assignment(self, connection: Connection, execution_id: str) -> Assignment:
-        row = store.get_execution(connection, None, execution_id)
-        if row is None:
-            raise RuntimeError(f"{execution_id} was claimed in this transaction and is not there")
+    def _assignment(self, connection: Connection, row: Row) -> Assignment:
+        execution_id = row["execution_id"]
         sizes = (
             blob_rows.owned_sizes(connection, row["tenant_id"], list(row["inputs"].values()))
             if row["inputs"]
@@ -495,6 +487,14 @@ class Leases:
     def _wake(self, done: Sequence[Transition | None]) -> None:
         for item in done:
             self._wakeups.wake(topics_of(item))
+
+
+def _claimed(connection: Connection, execution_id: str) -> Row:
+    """An execution whose attempt was claimed in this transaction, or before it."""
+    row = store.get_execution(connection, None, execution_id)
+    if row is None:
+        raise RuntimeError(f"{execution_id} was claimed in this transaction and is not there")
+    return row
 
 
 def _id(row: Row) -> AttemptId:

@@ -8,12 +8,12 @@ from sqlalchemy.engine import Connection
 
 from rgrid_server.clock import now_ms
 from rgrid_server.domain.sealing import (
-    NAME,
     Sealer,
     Unreadable,
     find_problems,
     is_kept,
     reference,
+    why_not_a_name,
     why_not_a_value,
 )
 from rgrid_server.domain.submission import Problem
@@ -53,9 +53,8 @@ class Secrets:
             Invalid: the name or the value cannot be one.
         """
         problems = []
-        if NAME.fullmatch(name) is None:
-            message = f"{name[:80]!r} is not the name of an environment variable"
-            problems.append(Problem(("name",), message, part="path"))
+        if (why := why_not_a_name(name)) is not None:
+            problems.append(Problem(("name",), why, part="path"))
         if (why := why_not_a_value(value)) is not None:
             problems.append(Problem(("value",), f"the secret {why}"))
         if problems:

@@ -30,6 +30,19 @@ class Upsert(Protocol):
         """Begin the statement."""
 
 
+def replacing(table: Table, key: Sequence[str], columns: Sequence[str]) -> Callable[[Upsert], ClauseElement]:
+    """An insert of these columns that takes the place of the row that has its key, if there is one."""
+
+    def statement(insert: Upsert) -> ClauseElement:
+        putting = insert(table)
+        return putting.on_conflict_do_update(
+            index_elements=list(key),
+            set_={name: putting.excluded[name] for name in columns if name not in key},
+        )
+
+    return statement
+
+
 class Prepared:
     """A statement with bound parameters, compiled once for each kind of database.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from rgrid_server.store.database import Row
-from rgrid_server.store.prepared import all_rows
-from rgrid_server.store.tables import artifacts, result_cache
+from rgrid_server.store.prepared import Prepared, all_rows, replacing
+from rgrid_server.store.tables import result_cache
+
+_COLUMNS = [column.name for column in result_cache.c]
+_PUT = Prepared(replacing(result_cache, ["tenant_id", "cache_key"], _COLUMNS), _COLUMNS)
 
 
 def find_result(connection: Connection, tenant_id: str, cache_key: str, now_ms: int) -> Row | None:
@@ -36,23 +38,7 @@ def latest_of_script(connection: Connection, tenant_id: str, script_name: str) -
 
 def put_result(connection: Connection, values: dict[str, Any]) -> None:
     """Let an execution's result stand for its parts, in place of an earlier one's."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    key = ("tenant_id", "cache_key")
-    connection.execute(
-        dialect.insert(result_cache)
-        .values(values)
-        .on_conflict_do_update(
-            index_elements=key, set_={name: value for name, value in values.items() if name not in key}
-        )
-    )
-
-
-def outputs_of(connection: Connection, execution_id: str) -> list[Row]:
-    """An execution's output files."""
-    query = select(artifacts).where(
-        artifacts.c.execution_id == execution_id, artifacts.c.artifact_type == "output"
-    )
-    return list(all_rows(connection, query))
+    _PUT.run(connection, **values)
 
 
 def forget_expired(connection: Connection, now_ms: int, limit: int) -> int:

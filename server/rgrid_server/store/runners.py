@@ -7,10 +7,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ClauseElement
 
 from rgrid_server.store.database import Row
-from rgrid_server.store.prepared import Prepared, Upsert
+from rgrid_server.store.prepared import Prepared, replacing
 from rgrid_server.store.tables import runners
 from rgrid_server.store.tenants import get_setting, replace_setting
 
@@ -24,15 +23,7 @@ SEEN_WITHIN_MS = 60_000
 _SAID = [column.name for column in runners.c if column.name != "drained_at_ms"]
 
 
-def _putting(insert: Upsert) -> ClauseElement:
-    putting = insert(runners)
-    return putting.on_conflict_do_update(
-        index_elements=["runner_id"],
-        set_={name: putting.excluded[name] for name in _SAID if name != "runner_id"},
-    )
-
-
-_PUT = Prepared(_putting, _SAID)
+_PUT = Prepared(replacing(runners, ["runner_id"], _SAID), _SAID)
 _TOUCH = Prepared(
     update(runners).where(runners.c.runner_id == bindparam("touched_id")), ["touched_id", "seen_at_ms"]
 )

@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import JSON, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.sealing import is_kept
 from rgrid_server.store.database import Row
-from rgrid_server.store.prepared import all_rows
+from rgrid_server.store.prepared import Prepared, all_rows, replacing
 from rgrid_server.store.tables import batches, executions, secrets
 
 RESEALED_AT_ONCE = 500
 
+_COLUMNS = [column.name for column in secrets.c]
+_PUT = Prepared(replacing(secrets, ["tenant_id", "name"], _COLUMNS), _COLUMNS)
+
 
 def put_secret(connection: Connection, tenant_id: str, name: str, sealed: str, now_ms: int) -> None:
     """Keep a secret in place of what was kept under its name."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    values = {"tenant_id": tenant_id, "name": name, "sealed": sealed, "updated_at_ms": now_ms}
-    statement = dialect.insert(secrets).values(values)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["tenant_id", "name"],
-            set_={"sealed": sealed, "updated_at_ms": now_ms},
-        )
-    )
+    _PUT.run(connection, tenant_id=tenant_id, name=name, sealed=sealed, updated_at_ms=now_ms)
 
 
 def get_sealed(connection: Connection, tenant_id: str, names: Sequence[str]) -> dict[str, str]:

@@ -108,6 +108,12 @@ def _summing(columns: tuple[str, ...], filters: tuple[str, ...]) -> Prepared:
     return Prepared(query)
 
 
+_CHARGED = usages.outerjoin(
+    charges, (charges.c.execution_id == usages.c.execution_id) & (charges.c.attempt == usages.c.attempt)
+)
+_NANOS = func.coalesce(charges.c.nanos, 0).label("nanos")
+
+
 def usages_between(connection: Connection, tenant_id: str, *, first_day: str, last_day: str) -> Sequence[Row]:
     """Every attempt's usage with its charge, for cuts that the rollup does not have."""
     query = (
@@ -125,14 +131,9 @@ def usages_between(connection: Connection, tenant_id: str, *, first_day: str, la
             usages.c.owner,
             usages.c.runtime,
             usages.c.user_metadata,
-            func.coalesce(charges.c.nanos, 0).label("nanos"),
+            _NANOS,
         )
-        .select_from(
-            usages.outerjoin(
-                charges,
-                (charges.c.execution_id == usages.c.execution_id) & (charges.c.attempt == usages.c.attempt),
-            )
-        )
+        .select_from(_CHARGED)
         .where(usages.c.tenant_id == tenant_id, usages.c.day >= first_day, usages.c.day <= last_day)
     )
     return all_rows(connection, query)
@@ -140,13 +141,8 @@ def usages_between(connection: Connection, tenant_id: str, *, first_day: str, la
 
 _BILL_KEY = (usages.c.day, usages.c.execution_id, usages.c.attempt)
 _BILL = Prepared(
-    select(usages, charges.c.price_id, func.coalesce(charges.c.nanos, 0).label("nanos"))
-    .select_from(
-        usages.outerjoin(
-            charges,
-            (charges.c.execution_id == usages.c.execution_id) & (charges.c.attempt == usages.c.attempt),
-        )
-    )
+    select(usages, charges.c.price_id, _NANOS)
+    .select_from(_CHARGED)
     .where(
         usages.c.tenant_id == bindparam("tenant_id"),
         usages.c.day <= bindparam("last_day"),
