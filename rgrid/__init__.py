@@ -8,11 +8,12 @@ Everything public is here; each name is loaded when it is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from rgrid._typing import TYPE_CHECKING
 from rgrid._version import __version__
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from rgrid.aio import AsyncClient
     from rgrid.client import Client
     from rgrid.exceptions import (

@@ -6,28 +6,30 @@ A call is a value. Which library carries it, and whether it waits or awaits, is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rgrid import models
+from rgrid._typing import TYPE_CHECKING, Generic, TypeVar
 from rgrid.texts import check_texts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
 T = TypeVar("T")
 
 FRAME_TYPE = "application/x-rgrid-frame"
 
 
-@dataclass(frozen=True, slots=True)
 class Answer:
     """What the server sent back."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
 
     def json(self) -> Any:
         """The body as JSON.
@@ -38,9 +40,10 @@ class Answer:
         return json.loads(self.body)
 
 
-@dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request and the way to read its answer.
+    """One request and the way to read its answer; nothing changes it.
+
+    A plain class, since loading what makes dataclasses takes as long as all that a short command does.
 
     Attributes:
         path: under ``/api/v1``, or a whole URL for signed ones, which are called without a key.
@@ -49,16 +52,43 @@ class Call(Generic[T]):
         file: a file whose bytes are the body.
     """
 
-    method: str
-    path: str
-    read: Callable[[Answer], T]
-    query: Sequence[tuple[str, str]] = ()
-    json: Any = None
-    body: bytes | None = None
-    file: Path | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    is_repeatable: bool = True
-    wait_seconds: float = 0.0
+    __slots__ = (
+        "body",
+        "file",
+        "headers",
+        "is_repeatable",
+        "json",
+        "method",
+        "path",
+        "query",
+        "read",
+        "wait_seconds",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[Answer], T],
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        json: Any = None,
+        body: bytes | None = None,
+        file: Path | None = None,
+        headers: Mapping[str, str] | None = None,
+        is_repeatable: bool = True,
+        wait_seconds: float = 0.0,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.read = read
+        self.query = query
+        self.json = json
+        self.body = body
+        self.file = file
+        self.headers = headers or {}
+        self.is_repeatable = is_repeatable
+        self.wait_seconds = wait_seconds
 
     @property
     def target(self) -> str:
@@ -76,7 +106,11 @@ def submit_execution(body: Mapping[str, Any]) -> Call[models.Execution]:
     """
     check_texts(body)
     return Call(
-        "POST", "/executions", _model(models.Execution), json=body, is_repeatable=bool(body.get("run_key"))
+        "POST",
+        "/executions",
+        _model(lambda: models.Execution),
+        json=body,
+        is_repeatable=bool(body.get("run_key")),
     )
 
 
@@ -85,7 +119,7 @@ def get_execution(execution_id: str, wait_seconds: float = 0) -> Call[models.Exe
     return Call(
         "GET",
         f"/executions/{_quoted(execution_id)}",
-        _model(models.Execution),
+        _model(lambda: models.Execution),
         query=_query(wait=wait_seconds or None),
         wait_seconds=wait_seconds,
     )
@@ -125,22 +159,22 @@ def lookup_executions(ids: Sequence[str], *, log_sequence: bool = False) -> Call
 def retry_execution(execution_id: str) -> Call[models.Execution]:
     """Run it again, as a new execution."""
     path = f"/executions/{_quoted(execution_id)}/retry"
-    return Call("POST", path, _model(models.Execution), is_repeatable=False)
+    return Call("POST", path, _model(lambda: models.Execution), is_repeatable=False)
 
 
 def cancel_execution(execution_id: str) -> Call[models.Execution]:
     """Stop it."""
-    return Call("POST", f"/executions/{_quoted(execution_id)}/cancel", _model(models.Execution))
+    return Call("POST", f"/executions/{_quoted(execution_id)}/cancel", _model(lambda: models.Execution))
 
 
 def acknowledge_execution(execution_id: str) -> Call[models.Execution]:
     """Say that its result was taken, which frees its run key."""
-    return Call("POST", f"/executions/{_quoted(execution_id)}/acknowledge", _model(models.Execution))
+    return Call("POST", f"/executions/{_quoted(execution_id)}/acknowledge", _model(lambda: models.Execution))
 
 
 def list_artifacts(execution_id: str) -> Call[list[models.Artifact]]:
     """An execution's files."""
-    return Call("GET", f"/executions/{_quoted(execution_id)}/artifacts", _models(models.Artifact))
+    return Call("GET", f"/executions/{_quoted(execution_id)}/artifacts", _models(lambda: models.Artifact))
 
 
 def download_url(file_path: str) -> Call[str]:
@@ -231,7 +265,9 @@ def submit_batch(body: Mapping[str, Any]) -> Call[models.Batch]:
         rgrid.exceptions.ConfigurationError: a text in it is none that can be sent.
     """
     check_texts(body)
-    return Call("POST", "/batches", _model(models.Batch), json=body, is_repeatable=bool(body.get("run_key")))
+    return Call(
+        "POST", "/batches", _model(lambda: models.Batch), json=body, is_repeatable=bool(body.get("run_key"))
+    )
 
 
 def add_batch_items(
@@ -244,7 +280,7 @@ def add_batch_items(
     return Call(
         "POST",
         f"/batches/{_quoted(batch_id)}/items",
-        _model(models.Batch),
+        _model(lambda: models.Batch),
         json=body,
         is_repeatable=first_index is not None,
     )
@@ -271,7 +307,7 @@ def _batch_stream(batch_id: str, what: str, after: int, *, follow: bool) -> Call
 
 def close_batch(batch_id: str) -> Call[models.Batch]:
     """Say that no more items come."""
-    return Call("POST", f"/batches/{_quoted(batch_id)}/close", _model(models.Batch))
+    return Call("POST", f"/batches/{_quoted(batch_id)}/close", _model(lambda: models.Batch))
 
 
 def get_batch(batch_id: str, wait_seconds: float = 0) -> Call[models.Batch]:
@@ -279,7 +315,7 @@ def get_batch(batch_id: str, wait_seconds: float = 0) -> Call[models.Batch]:
     return Call(
         "GET",
         f"/batches/{_quoted(batch_id)}",
-        _model(models.Batch),
+        _model(lambda: models.Batch),
         query=_query(wait=wait_seconds or None),
         wait_seconds=wait_seconds,
     )
@@ -302,12 +338,12 @@ def batch_executions(
 
 def cancel_batch(batch_id: str) -> Call[models.Batch]:
     """Stop all of it."""
-    return Call("POST", f"/batches/{_quoted(batch_id)}/cancel", _model(models.Batch))
+    return Call("POST", f"/batches/{_quoted(batch_id)}/cancel", _model(lambda: models.Batch))
 
 
 def acknowledge_batch(batch_id: str) -> Call[models.Batch]:
     """Say that its results were taken, which frees its run key."""
-    return Call("POST", f"/batches/{_quoted(batch_id)}/acknowledge", _model(models.Batch))
+    return Call("POST", f"/batches/{_quoted(batch_id)}/acknowledge", _model(lambda: models.Batch))
 
 
 def retry_batch(batch_id: str, *, failed_only: bool) -> Call[models.Batch]:
@@ -315,7 +351,7 @@ def retry_batch(batch_id: str, *, failed_only: bool) -> Call[models.Batch]:
     return Call(
         "POST",
         f"/batches/{_quoted(batch_id)}/retry",
-        _model(models.Batch),
+        _model(lambda: models.Batch),
         json={"failed_only": failed_only},
         is_repeatable=False,
     )
@@ -323,12 +359,16 @@ def retry_batch(batch_id: str, *, failed_only: bool) -> Call[models.Batch]:
 
 def estimate(runtime: str | None = None, files: int | None = None) -> Call[models.Estimate]:
     """What runs are likely to take and cost."""
-    return Call("GET", "/estimate", _model(models.Estimate), query=_query(runtime=runtime, files=files))
+    return Call(
+        "GET", "/estimate", _model(lambda: models.Estimate), query=_query(runtime=runtime, files=files)
+    )
 
 
 def cost(since: str | None = None, until: str | None = None, days: int | None = None) -> Call[models.Cost]:
     """Spend by day."""
-    return Call("GET", "/cost", _model(models.Cost), query=_query(since=since, until=until, days=days))
+    return Call(
+        "GET", "/cost", _model(lambda: models.Cost), query=_query(since=since, until=until, days=days)
+    )
 
 
 def cost_breakdown(
@@ -343,7 +383,7 @@ def cost_breakdown(
     return Call(
         "GET",
         "/cost/breakdown",
-        _model(models.CostBreakdown),
+        _model(lambda: models.CostBreakdown),
         query=[*_query(group_by=group_by, since=since, until=until, days=days), *narrowed],
     )
 
@@ -356,7 +396,7 @@ def cost_export(since: str | None = None, until: str | None = None, days: int | 
 
 def get_budget() -> Call[models.Budget]:
     """The monthly limit and its use."""
-    return Call("GET", "/cost/limit", _model(models.Budget))
+    return Call("GET", "/cost/limit", _model(lambda: models.Budget))
 
 
 def set_budget(monthly_limit_euros: str) -> Call[str]:
@@ -373,7 +413,7 @@ def remove_budget() -> Call[str]:
 
 def secrets() -> Call[list[models.KeptSecret]]:
     """What is kept, by name."""
-    return Call("GET", "/secrets", _models(models.KeptSecret))
+    return Call("GET", "/secrets", _models(lambda: models.KeptSecret))
 
 
 def put_secret(name: str, value: str) -> Call[str]:
@@ -388,30 +428,44 @@ def remove_secret(name: str) -> Call[str]:
 
 def runtimes() -> Call[list[models.Runtime]]:
     """What scripts can run with."""
-    return Call("GET", "/runtimes", _models(models.Runtime))
+    return Call("GET", "/runtimes", _models(lambda: models.Runtime))
 
 
 def limits() -> Call[models.Limits]:
     """What may be asked for."""
-    return Call("GET", "/limits", _model(models.Limits))
+    return Call("GET", "/limits", _model(lambda: models.Limits))
 
 
 def whoami() -> Call[models.Identity]:
     """Whose key this is."""
-    return Call("GET", "/whoami", _model(models.Identity))
+    return Call("GET", "/whoami", _model(lambda: models.Identity))
 
 
 def health() -> Call[models.Health]:
     """Whether the server is well."""
-    return Call("GET", "/health", _model(models.Health))
+    return Call("GET", "/health", _model(lambda: models.Health))
 
 
-def _model(model: type[models.M]) -> Callable[[Answer], models.M]:
-    return lambda answer: model.from_wire(answer.json())
+def as_sent(call: Call[Any]) -> Call[Any]:
+    """The same question, answered with the JSON that the server sent, which loads no model."""
+    return Call(
+        call.method,
+        call.path,
+        Answer.json,
+        query=call.query,
+        headers=call.headers,
+        is_repeatable=call.is_repeatable,
+        wait_seconds=call.wait_seconds,
+    )
 
 
-def _models(model: type[models.M]) -> Callable[[Answer], list[models.M]]:
-    return lambda answer: [model.from_wire(item) for item in answer.json()]
+def _model(model: Callable[[], type[models.M]]) -> Callable[[Answer], models.M]:
+    """Reads one; the model is named by a function, so that it is loaded only when an answer is read."""
+    return lambda answer: model().from_wire(answer.json())
+
+
+def _models(model: Callable[[], type[models.M]]) -> Callable[[Answer], list[models.M]]:
+    return lambda answer: [model().from_wire(item) for item in answer.json()]
 
 
 def _log_page(answer: Answer) -> models.LogPage:

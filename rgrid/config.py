@@ -6,9 +6,12 @@ Every command reads this, so it does without pathlib, which takes 4 ms to load.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
+from rgrid._typing import TYPE_CHECKING
 from rgrid.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 URL_VARIABLE = "RGRID_API_URL"
 KEY_VARIABLE = "RGRID_API_KEY"

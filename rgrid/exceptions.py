@@ -23,9 +23,11 @@ RGridError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from rgrid._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from rgrid.models import Execution
 
 

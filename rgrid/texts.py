@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from rgrid._typing import TYPE_CHECKING
 from rgrid.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_SHOWN = 80
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
+from rgrid._typing import TYPE_CHECKING
 from rgrid._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 BROKEN_PIPE = 141
 
@@ -76,9 +79,14 @@ def _replace_closed_streams() -> None:
 def _run(argv: Sequence[str]) -> int:
     text = _known_answer(argv)
     if text is None:
-        from rgrid.cli.commands import run
+        from rgrid.cli import quick
 
-        return run(argv)
+        code = quick.run(argv)
+        if code is None:
+            from rgrid.cli import commands
+
+            code = commands.run(argv)
+        return code
     try:
         sys.stdout.write(text)
     except BrokenPipeError:

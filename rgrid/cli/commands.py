@@ -80,13 +80,7 @@ def run(argv: Sequence[str]) -> int:
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else 0
     except Exception as error:
-        from rgrid.cli.failures import exit_code_of, told_of
+        from rgrid.cli.failures import tell_failure
 
-        known = exit_code_of(error)
-        if known is None:
-            raise
-        from rgrid.cli.display import tell
-
-        tell(told_of(error))
-        return known
+        return tell_failure(error)
     return code if isinstance(code, int) else 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rgrid import config
+from rgrid._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rgrid.client import Client
+    from rgrid.transport.plain import PlainTransport
 
 
 def connect(*, may_start: bool = False) -> Client:
@@ -22,18 +22,23 @@ def connect(*, may_start: bool = False) -> Client:
         rgrid.exceptions.ConfigurationError: no server is configured.
     """
     from rgrid.client import Client
+
+    return Client(transport=transport(may_start=may_start))
+
+
+def transport(*, may_start: bool = False) -> PlainTransport:
+    """What carries calls to the server that :func:`connect` would find; raises as it does."""
     from rgrid.transport.base import Server
     from rgrid.transport.plain import PlainTransport
 
     found = config.resolve()
-    if found.api_url is None:
-        from rgrid.cli import embedded
+    if found.api_url is not None:
+        return PlainTransport(Server(found.api_url, found.api_key))
+    from rgrid.cli import embedded
 
-        if not may_start and not embedded.has_data():
-            raise config.no_server()
-        url, key = embedded.ensure()
-        return Client(transport=PlainTransport(Server(url, key)))
-    return Client(transport=PlainTransport(Server(found.api_url, found.api_key)))
+    if not may_start and not embedded.has_data():
+        raise config.no_server()
+    return PlainTransport(Server(*embedded.ensure()))
 
 
 def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:

@@ -3,77 +3,30 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
+from rgrid.cli import shown
+from rgrid.cli.clicked import option, options
 from rgrid.cli.connect import connect
-from rgrid.cli.display import euros, print_json, print_table, seconds
-
-_since = click.option("--since", metavar="YYYY-MM-DD", help="The first day.")
-_until = click.option("--until", metavar="YYYY-MM-DD", help="The last day.")
-_days = click.option("--days", type=click.IntRange(min=1), metavar="N", help="So many days; 7 by default.")
+from rgrid.cli.display import print_json
+from rgrid.cli.quick import COST, DAYS, SINCE, UNTIL
 
 
-@click.group(invoke_without_command=True, help="Show what was spent: by day, or cut as --by says.")
-@_since
-@_until
-@_days
-@click.option("--by", "group_by", metavar="day|dag|task|owner|batch|metadata.K", help="How to cut it.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
+@click.group(invoke_without_command=True, help=COST.help)
+@options(COST)
 @click.pass_context
-def command(
-    ctx: click.Context,
-    since: str | None,
-    until: str | None,
-    days: int | None,
-    group_by: str | None,
-    as_json: bool,
-    as_csv: bool,
-) -> None:
+def command(ctx: click.Context, /, **given: Any) -> None:
     """Show spend."""
-    if ctx.invoked_subcommand is not None:
-        return
-    with connect() as client:
-        found = client.cost_breakdown(group_by or "day", since=since, until=until, days=days)
-    dimensions = found.group_by.split(",")
-    if as_json:
-        print_json(found)
-    elif as_csv:
-        import csv
-
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([*dimensions, "executions", "failed", "compute_time_seconds", "cost_micros"])
-        for group in found.groups:
-            writer.writerow(
-                [*group.key, group.executions, group.failed, group.compute_time_seconds, group.cost_micros]
-            )
-    else:
-        rows = [
-            [
-                *[part or "-" for part in group.key],
-                str(group.executions),
-                seconds(group.compute_time_seconds),
-                euros(group.cost_micros),
-            ]
-            for group in found.groups
-        ]
-        total = [
-            "total",
-            *[""] * (len(dimensions) - 1),
-            str(found.total_executions),
-            "",
-            euros(found.total_cost_micros),
-        ]
-        heads = [*[name.upper() for name in dimensions], "EXECUTIONS", "TIME", "COST"]
-        click.echo(f"{found.start_date} to {found.end_date}")
-        print_table(heads, [*rows, total])
+    if ctx.invoked_subcommand is None:
+        shown.cost(**given)
 
 
 @command.command("export", help="Print the bill as CSV in FOCUS columns: a row an attempt, to the nano-euro.")
-@_since
-@_until
-@_days
+@option(SINCE)
+@option(UNTIL)
+@option(DAYS)
 def export(since: str | None, until: str | None, days: int | None) -> None:
     """Print the bill."""
     with connect() as client:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from rgrid.cli.bars import Bar
 from rgrid.cli.connect import connect, is_batch_id, relative_to_cwd
-from rgrid.cli.display import Bar, print_table, tell_passed_over
+from rgrid.cli.display import print_table, tell_passed_over
 
 
 @click.command(help="Fetch the outputs of an execution, or of every execution of a batch.")

@@ -33,3 +33,14 @@ def told_of(error: Exception) -> str:
         # files are named; what is not is where we print
         return f"stdout cannot be written: {error.strerror}"
     return str(error)
+
+
+def tell_failure(error: Exception) -> int:
+    """Say what went wrong; returns the exit code, or raises what is none of ours."""
+    code = exit_code_of(error)
+    if code is None:
+        raise error
+    from rgrid.cli.display import tell
+
+    tell(told_of(error))
+    return code

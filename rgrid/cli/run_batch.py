@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from rgrid.cli.display import Bar, BatchBar, euros, print_json, say, tell, tell_passed_over
+from rgrid.cli.bars import Bar, BatchBar
+from rgrid.cli.display import euros, print_json, say, tell, tell_passed_over
 from rgrid.cli.failures import FAILED
 from rgrid.cli.interrupts import Interrupts
 from rgrid.cli.run_one import Sending, leave

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from rgrid import calls
-from rgrid.cli.display import Bar, euros, print_json, say, seconds, tell, tell_passed_over
+from rgrid.cli.bars import Bar
+from rgrid.cli.display import euros, print_json, say, seconds, tell, tell_passed_over
 from rgrid.cli.failures import FAILED, INTERRUPTED
 from rgrid.cli.interrupts import Interrupts
 from rgrid.client import Client

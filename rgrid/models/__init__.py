@@ -6,9 +6,11 @@ half a millisecond, so each is loaded when it is first used: a command needs one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from rgrid._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from rgrid.models.artifacts import Artifact
     from rgrid.models.base import TERMINAL, M, Model
     from rgrid.models.batches import Batch, BatchCounts, BatchExecution, BatchResult, ResultFile

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
 
 from rgrid import exceptions, tracing
+from rgrid._typing import TYPE_CHECKING, Protocol, TypeVar
 from rgrid._version import __version__
 from rgrid.calls import Answer, Call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from typing import Any
 
 T = TypeVar("T")
 
@@ -67,13 +69,15 @@ class AsyncTransport(Protocol):
         """Let go of every connection."""
 
 
-@dataclass(frozen=True, slots=True)
 class Server:
-    """Where the server is and how it is spoken to."""
+    """Where the server is and how it is spoken to; nothing changes it."""
 
-    url: str
-    api_key: str | None = field(default=None, repr=False)
-    timeout_seconds: float = 30.0
+    __slots__ = ("api_key", "timeout_seconds", "url")
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 30.0) -> None:
+        self.url = url
+        self.api_key = api_key
+        self.timeout_seconds = timeout_seconds
 
     def absolute(self, call: Call[Any]) -> str:
         """The whole URL of a call; signed URLs are whole already."""
@@ -97,7 +101,6 @@ class Server:
         return self.timeout_seconds + call.wait_seconds
 
 
-@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """What is tried again, and after how long: exponential backoff with full jitter.
 
@@ -105,9 +108,12 @@ class RetryPolicy:
     broken connection, a timeout and the statuses 502 and 504 only for calls that are safe to repeat.
     """
 
-    attempts: int = 5
-    first_seconds: float = 0.2
-    max_seconds: float = 10.0
+    __slots__ = ("attempts", "first_seconds", "max_seconds")
+
+    def __init__(self, attempts: int = 5, first_seconds: float = 0.2, max_seconds: float = 10.0) -> None:
+        self.attempts = attempts
+        self.first_seconds = first_seconds
+        self.max_seconds = max_seconds
 
     def delay_after(self, attempt: int, call: Call[Any], failure: Exception) -> float | None:
         """Seconds to wait after try number ``attempt`` (from 1) has failed; None to give up."""

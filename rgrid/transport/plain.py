@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from rgrid import exceptions
+from rgrid._typing import TYPE_CHECKING, TypeVar
 from rgrid.calls import Answer, Call
 from rgrid.transport.base import (
     RetryPolicy,
@@ -26,6 +25,9 @@ from rgrid.transport.base import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     from rgrid.transport.stdlib import StdlibTransport
 
 T = TypeVar("T")
