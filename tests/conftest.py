@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import docker_daemon as daemons
 from tests.live import LiveServer
 
 if TYPE_CHECKING:
@@ -39,6 +40,22 @@ def postgres_server(postgres: PostgresCluster) -> Iterator[LiveServer]:
     options = ["--slots", "4", "--database-url", postgres.create_database()]
     with LiveServer(options=options) as server:
         yield server.wait_for_runner()
+
+
+@pytest.fixture(scope="session")
+def own_docker(require: Callable[[bool, str], None]) -> Iterator[str]:
+    """A Docker daemon for a session; what DOCKER_HOST is to say."""
+    problem = daemons.why_not()
+    require(problem is None, f"Docker ({problem})")
+    with daemons.DockerDaemon() as daemon:
+        yield daemon.host
+
+
+@pytest.fixture
+def docker_host(own_docker: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """That daemon, and DOCKER_HOST says so."""
+    monkeypatch.setenv("DOCKER_HOST", own_docker)
+    return own_docker
 
 
 @pytest.fixture(scope="session")

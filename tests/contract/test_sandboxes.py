@@ -18,11 +18,13 @@ from rgrid_server.runner.interpreters import installation
 from rgrid_server.runner.sandbox import bubblewrap
 from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox, SandboxFailure, Warmth
 from rgrid_server.runner.sandbox.bubblewrap import BubblewrapSandbox
+from rgrid_server.runner.sandbox.containers import DockerSandbox
 from rgrid_server.runner.sandbox.process import ProcessSandbox
 
-SANDBOXES: dict[str, Callable[[Path], Sandbox]] = {
+SANDBOXES: dict[str, Callable[..., Sandbox]] = {
     "process": ProcessSandbox,
     "bubblewrap": BubblewrapSandbox,
+    "docker": DockerSandbox,
 }
 STARTS = {"cold": Warmth(cold_reason="this test is about cold starts"), "warm": Warmth()}
 PATIENCE_SECONDS = 60.0
@@ -97,15 +99,22 @@ class Bench:
         return found
 
 
+def prepared(bench: Bench, request: pytest.FixtureRequest, require: Callable[[bool, str], None]) -> Bench:
+    """A bench whose sandbox works here, or the test is skipped by name."""
+    if bench.name == "bubblewrap":
+        problem = bubblewrap.why_not()
+        require(problem is None, f"bubblewrap ({problem})")
+    if bench.name == "docker":
+        request.getfixturevalue("docker_host")
+    return bench
+
+
 @pytest.fixture(params=[(name, start) for name in SANDBOXES for start in STARTS], ids="-".join)
 def bench(
     request: pytest.FixtureRequest, tmp_path: Path, require: Callable[[bool, str], None]
 ) -> Iterator[Bench]:
     name, start = request.param
-    if name == "bubblewrap":
-        problem = bubblewrap.why_not()
-        require(problem is None, f"bubblewrap ({problem})")
-    made = Bench(name, tmp_path, start)
+    made = prepared(Bench(name, tmp_path, start), request, require)
     yield made
     assert made.survivors() == []
 
@@ -377,7 +386,7 @@ def test_the_work_of_its_children_is_measured_too(bench: Bench) -> None:
 
 def test_a_program_that_is_not_there_is_the_sandboxs_failure(bench: Bench) -> None:
     command = replace(bench.command("pass"), argv=["/nonexistent/python", "script.py"])
-    with pytest.raises(SandboxFailure, match=r"/nonexistent/python.*No such file"):
+    with pytest.raises(SandboxFailure, match=r"(?i)/nonexistent/python.*no such file"):
         asyncio.run(bench.carry(command, lambda running: running.wait()))
 
 

@@ -71,6 +71,7 @@ class Command:
         tenant: whose it is; nothing that a sandbox keeps is shared between tenants.
         read_only: directories of the machine that it may read.
         warmth: for ``python script.py``: how it may start warm.
+        image: the container image whose programs are all that it sees; empty for this machine's.
     """
 
     argv: Sequence[str]
@@ -84,6 +85,7 @@ class Command:
     tenant: str = ""
     read_only: tuple[Path, ...] = ()
     warmth: Warmth = Warmth(cold_reason="it is no Python script")
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

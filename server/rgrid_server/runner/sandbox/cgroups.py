@@ -45,28 +45,58 @@ class Available:
 
 
 class Group:
-    """The control group of one holder."""
+    """The control group of one holder.
 
-    def __init__(self, available: Available) -> None:
-        self._available = available
-        self._name = f"rgrid-{os.getpid()}-{secrets.token_hex(4)}"
+    Args:
+        version: of the hierarchy, 1 or 2.
+        directories: where it stands, for each controller.
+        is_own: whether it was made here, and is to be removed here.
+    """
+
+    def __init__(self, version: int, directories: Mapping[str, Path], *, is_own: bool) -> None:
+        self._version = version
+        self._directories = directories
+        self._is_own = is_own
         self._limits: tuple[int, int] | None = None
         self._kills = 0
         self._resting_bytes: int | None = None
-        self._directories: dict[str, Path] = {}
+
+    @classmethod
+    def make(cls, available: Available) -> Group:
+        """A new one."""
+        name = f"rgrid-{os.getpid()}-{secrets.token_hex(4)}"
+        directories: dict[str, Path] = {}
         for controller, parent in available.parents.items():
-            directory = parent / self._name
             with contextlib.suppress(OSError):
-                directory.mkdir(exist_ok=True)
-                self._directories[controller] = directory
-        self._write("pids", "pids.max", MAX_PROCESSES)
+                (parent / name).mkdir(exist_ok=True)
+                directories[controller] = parent / name
+        made = cls(available.version, directories, is_own=True)
+        made._write("pids", "pids.max", MAX_PROCESSES)
+        return made
+
+    @classmethod
+    def of(cls, pid: int, root: Path = ROOT) -> Group:
+        """The one that a process is in, which whoever started it has made."""
+        paths = _paths(Path(f"/proc/{pid}/cgroup").read_text())
+        if any(controller in paths for controller in _CONTROLLERS):
+            places = {name: root / name / paths[name].lstrip("/") for name in _CONTROLLERS if name in paths}
+            return cls(1, places, is_own=False)
+        place = root / paths.get("", "/").lstrip("/")
+        return cls(2, dict.fromkeys(_CONTROLLERS, place), is_own=False)
+
+    @property
+    def can_limit(self) -> bool:
+        """Whether its limits are this process's to set."""
+        name = "memory.max" if self._version == 2 else "memory.limit_in_bytes"
+        place = self._directories.get("memory")
+        return place is not None and os.access(place / name, os.W_OK)
 
     @property
     def entrances(self) -> list[Path]:
         """The files into which a process writes its number to enter."""
         return sorted({directory / "cgroup.procs" for directory in self._directories.values()})
 
-    def limit(self, memory_mib: int, cpus_milli: int) -> None:
+    async def limit(self, memory_mib: int, cpus_milli: int) -> None:
         """Limit what all of it may use together.
 
         What the holder itself has at rest is not counted against its scripts.
@@ -77,9 +107,9 @@ class Group:
         if self._resting_bytes is None:
             self._resting_bytes = self._used_bytes()
         # beyond what the holder's watch allows, which ends the whole run: the kernel ends one process of it
-        memory_bytes = (memory_mib + max(SLACK_MIB, memory_mib // 4)) * _MIB + self._resting_bytes
-        quota = max(1000, cpus_milli * PERIOD_US // 1000)
-        if self._available.version == 2:
+        memory_bytes = outer_memory_bytes(memory_mib) + self._resting_bytes
+        quota = quota_us(cpus_milli)
+        if self._version == 2:
             self._write("memory", "memory.max", memory_bytes)
             self._write("memory", "memory.swap.max", 0)
             self._write("cpu", "cpu.max", f"{quota} {PERIOD_US}")
@@ -90,18 +120,20 @@ class Group:
 
     def was_out_of_memory(self) -> bool:
         """Whether the kernel ended a process in it for want of memory since this was asked last."""
-        name = "memory.events" if self._available.version == 2 else "memory.oom_control"
+        name = "memory.events" if self._version == 2 else "memory.oom_control"
         before, self._kills = self._kills, _field(self._read("memory", name), "oom_kill")
         return self._kills > before
 
     def remove(self) -> None:
         """Remove it; nothing runs in it any more."""
+        if not self._is_own:
+            return
         for directory in set(self._directories.values()):
             with contextlib.suppress(OSError):
                 directory.rmdir()
 
     def _used_bytes(self) -> int:
-        name = "memory.current" if self._available.version == 2 else "memory.usage_in_bytes"
+        name = "memory.current" if self._version == 2 else "memory.usage_in_bytes"
         text = self._read("memory", name).strip()
         return int(text) if text.isdigit() else 0
 
@@ -121,22 +153,36 @@ class Group:
                 (directory / name).write_text(str(value))
 
 
+def outer_memory_bytes(memory_mib: int) -> int:
+    """What the kernel is to allow, a little beyond what a holder's watch does."""
+    return (memory_mib + max(SLACK_MIB, memory_mib // 4)) * _MIB
+
+
+def quota_us(cpus_milli: int) -> int:
+    """So many microseconds of every PERIOD_US."""
+    return max(1000, cpus_milli * PERIOD_US // 1000)
+
+
 def find(root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Available:
     """Where this process may make groups; what is not to be had is told, and never an error."""
     try:
-        lines = own.read_text().splitlines()
+        paths = _paths(own.read_text())
     except OSError as error:
         return Available(2, {}, dict.fromkeys(_CONTROLLERS, str(error)))
-    paths: dict[str, str] = {}
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            paths[controller] = path
     has_v1 = any(controller in paths for controller in _CONTROLLERS)
     found = _find_v1(root, paths) if has_v1 else _find_v2(root, paths.get("", "/"))
     for parent in set(found.parents.values()):
         _remove_forsaken(parent)
     return found
+
+
+def _paths(text: str) -> dict[str, str]:
+    """Where a process stands, by controller, from its /proc/PID/cgroup; in version 2 the name is empty."""
+    paths: dict[str, str] = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    return paths
 
 
 def _remove_forsaken(parent: Path) -> None:

@@ -69,7 +69,7 @@ class HeldSandbox:
         self._idle: dict[Kind, list[Holder]] = defaultdict(list)
         self._all: set[Holder] = set()
         self._launching: set[tuple[Kind, tuple[ImportStatement, ...]]] = set()
-        self._unfit: dict[str, dict[ImportStatement, str]] = defaultdict(dict)
+        self._unfit: dict[tuple[str, str], dict[ImportStatement, str]] = defaultdict(dict)
         self._background: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
 
@@ -149,18 +149,21 @@ class HeldSandbox:
                 command.tenant,
                 command.read_only,
                 tuple(sorted(warmth.variables.items())),
+                command.image,
             ),
             None,
         )
 
     @staticmethod
     def _cold_kind(command: Command) -> Kind:
-        return Kind(BASE_PYTHON, "", command.tenant, command.read_only)
+        # an image has no interpreter but its own
+        python = str(command.argv[0]) if command.image else BASE_PYTHON
+        return Kind(python, "", command.tenant, command.read_only, image=command.image)
 
     def _imports(self, command: Command) -> tuple[ImportStatement, ...]:
         """What a new holder for a command imports: all of its first imports but those known as unfit."""
         kind, _ = self._kind(command)
-        unfit = self._unfit[str(command.argv[0])]
+        unfit = self._unfit[kind.image, kind.python]
         if not kind.script or any(name.startswith(_LIBRARIES_OWN) for name in _differing(command)):
             return ()
         return tuple(item for item in command.warmth.imports if item not in unfit)
@@ -188,7 +191,7 @@ class HeldSandbox:
             try:
                 holder = await launch(self._confinement, self._boxes, kind, imports)
             except Unfit as unfit:
-                self._unfit[kind.python][imports[unfit.index]] = str(unfit)
+                self._unfit[kind.image, kind.python][imports[unfit.index]] = str(unfit)
                 log.info("%s is imported by scripts themselves: %s", imports[unfit.index], unfit)
                 imports = imports[: unfit.index] + imports[unfit.index + 1 :]
                 continue
@@ -260,11 +263,12 @@ class _HeldRun:
     async def begin(self, stdout_fd: int, stderr_fd: int) -> None:
         """Move the workspace in and send the command."""
         holder, command = self._holder, self._command
+        self._sandbox._confinement.take_in(command.workspace)
         holder.take_in(command.workspace)
         holder.runs += 1
         seen = self._sandbox._confinement.seen(holder.box) / RUN
         if holder.spawned.limits is not None:
-            holder.spawned.limits.limit(command.memory_mib, command.cpus_milli)
+            await holder.spawned.limits.limit(command.memory_mib, command.cpus_milli)
         run = {
             "argv": [str(part) for part in command.argv],
             "warm": bool(holder.kind.script),

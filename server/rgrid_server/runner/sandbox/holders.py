@@ -35,11 +35,12 @@ class Kind:
     """What all runs of a holder have in common: whoever differs in one of these needs another holder.
 
     Attributes:
-        python: the interpreter.
+        python: the interpreter; one of the image where there is an image.
         script: the name of the scripts that it starts warm; empty where it starts all cold.
         tenant: whose runs it holds.
         read_only: directories of the machine that they may read.
         variables: the environment variables that the interpreter was started with.
+        image: the container image that they run in; empty for what this machine itself has.
     """
 
     python: str
@@ -47,6 +48,7 @@ class Kind:
     tenant: str
     read_only: tuple[Path, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    image: str = ""
 
 
 class Unfit(Exception):
@@ -58,21 +60,29 @@ class Unfit(Exception):
 
 
 class Confinement(Protocol):
-    """How a holder is shut in."""
+    """How a holder is shut in.
+
+    Attributes:
+        call_filter: what a holder has refused to itself (seccomp.py); empty where that is done already.
+    """
 
     name: str
+    call_filter: bytes
 
     def seen(self, box: Path) -> Path:
         """Where a command sees a box."""
 
-    def spawn(self, kind: Kind, box: Path, environment: Mapping[str, str], channel: int) -> Spawned:
-        """Start ``kind.python kind.script`` with these variables and this descriptor beside the three."""
+    def spawn(self, kind: Kind, box: Path, environment: Mapping[str, str]) -> Spawned:
+        """Start ``kind.python kind.script`` as a holder, with these variables and where its channel is."""
+
+    def take_in(self, workspace: Path) -> None:
+        """Let those who run in it write into a workspace, before it is moved into a box."""
 
 
 class Limits(Protocol):
     """What limits a holder from outside, such as a control group."""
 
-    def limit(self, memory_mib: int, cpus_milli: int) -> None:
+    async def limit(self, memory_mib: int, cpus_milli: int) -> None:
         """Limit what the coming run may use."""
 
     def was_out_of_memory(self) -> bool:
@@ -82,38 +92,83 @@ class Limits(Protocol):
         """Its processes have ended."""
 
 
-class Spawned:
-    """A holder's process, what it complained of, and what limits it."""
+class Spawned(Protocol):
+    """A holder that was started, whatever it is to this machine.
+
+    Attributes:
+        channel: our end of the socket to it.
+        limits: what limits it.
+        pid: of its process on this machine.
+    """
+
+    channel: socket.socket
+    limits: Limits | None
+    pid: int
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+
+    def complaints(self) -> str:
+        """What it wrote before it was ready."""
+
+    def wait(self, seconds: float) -> int:
+        """Wait until it has ended; returns its exit code, 0 when it has ended all that it held.
+
+        One that takes longer than so many seconds is killed.
+        """
+
+    def release(self) -> None:
+        """It has ended: let go of the rest."""
+
+
+class SpawnedProcess:
+    """A holder's process, what it complained of, and what limits it.
+
+    Args:
+        descriptors: what it gets beside the three, and beside its end of the channel.
+        environment: its variables, beside the one that names the channel.
+    """
 
     def __init__(
         self,
         arguments: Sequence[str],
-        descriptors: Sequence[int],
+        *,
+        environment: Mapping[str, str],
+        descriptors: Sequence[int] = (),
         limits: Limits | None = None,
-        **options: Any,
+        cwd: Path | None = None,
     ) -> None:
         self.limits = limits
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         # a pipe, as a script's streams are: the interpreter looks at what it writes to when it starts
         self._complaints, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             os.set_blocking(write, True)
             # its own session: a terminal's Ctrl-C reaches the runner alone, which then decides
-            self.process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=write,
                 stderr=write,
-                pass_fds=descriptors,
+                pass_fds=[theirs.fileno(), *descriptors],
                 start_new_session=True,
-                **options,
+                env={**environment, CHANNEL_VARIABLE: str(theirs.fileno())},
+                cwd=cwd,
             )
         except BaseException:
+            self.channel.close()
             os.close(self._complaints)
             if limits is not None:
                 limits.remove()
             raise
         finally:
             os.close(write)
+            theirs.close()
+        self.pid = self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def complaints(self) -> str:
         """What it wrote before it was ready."""
@@ -122,8 +177,16 @@ class Spawned:
         except OSError:
             return ""
 
+    def wait(self, seconds: float) -> int:
+        """Wait until it has ended, or kill it after so many seconds; returns its exit code."""
+        try:
+            return self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
     def release(self) -> None:
-        """Its process has ended: let go of the rest."""
+        """It has ended: let go of the rest."""
         os.close(self._complaints)
         if self.limits is not None:
             self.limits.remove()
@@ -141,14 +204,15 @@ class Holder:
         self.asked: frozenset[str] = frozenset()
         self.runs = 0
         self.idle_since = time.monotonic()
-        self._channel: socket.socket | None = None
+        self._channel: socket.socket | None = spawned.channel
+        spawned.channel.setblocking(False)
 
     @property
     def pid(self) -> int:
-        return self.spawned.process.pid
+        return self.spawned.pid
 
     def is_alive(self) -> bool:
-        return self._channel is not None and self.spawned.process.poll() is None
+        return self._channel is not None and self.spawned.is_running()
 
     def take_in(self, workspace: Path) -> None:
         """Move a workspace into the box."""
@@ -216,10 +280,6 @@ class Holder:
             data += part
         return data
 
-    def connect(self, channel: socket.socket) -> None:
-        channel.setblocking(False)
-        self._channel = channel
-
     def close(self) -> None:
         """It ends itself, with all that it holds, when it finds the socket closed."""
         if self._channel is not None:
@@ -228,12 +288,7 @@ class Holder:
 
     def wait(self) -> int:
         """Wait until it has ended; returns its exit code, 0 when it has ended all that it held."""
-        process = self.spawned.process
-        try:
-            code = process.wait(timeout=END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
+        code = self.spawned.wait(END_SECONDS)
         self.spawned.release()
         return code
 
@@ -252,16 +307,11 @@ async def launch(
     """
     statements = tuple(imports)
     box = boxes / secrets.token_hex(4)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     holder: Holder | None = None
     try:
-        holder = await asyncio.to_thread(_spawn, confinement, kind, statements, box, theirs)
-        holder.connect(ours)
-        theirs.close()
-        await asyncio.wait_for(_begin(holder, statements), BEGIN_SECONDS)
+        holder = await asyncio.to_thread(_spawn, confinement, kind, statements, box)
+        await asyncio.wait_for(_begin(holder, statements, confinement.call_filter), BEGIN_SECONDS)
     except BaseException as error:
-        ours.close()
-        theirs.close()
         if holder is not None:
             holder.close()
             await asyncio.shield(asyncio.to_thread(_end, holder))
@@ -273,27 +323,19 @@ async def launch(
 
 
 def _spawn(
-    confinement: Confinement,
-    kind: Kind,
-    statements: tuple[ImportStatement, ...],
-    box: Path,
-    channel: socket.socket,
+    confinement: Confinement, kind: Kind, statements: tuple[ImportStatement, ...], box: Path
 ) -> Holder:
     # the interpreter notes where it is started
     (box / RUN / "work").mkdir(parents=True, mode=0o700)
     box.chmod(0o700)
     seen = confinement.seen(box) / RUN
-    environment = {
-        "HOME": str(seen / "home"),
-        "TMPDIR": str(seen / "tmp"),
-        **dict(kind.variables),
-        CHANNEL_VARIABLE: str(channel.fileno()),
-    }
-    return Holder(kind, statements, confinement.spawn(kind, box, environment, channel.fileno()), box)
+    environment = {"HOME": str(seen / "home"), "TMPDIR": str(seen / "tmp"), **dict(kind.variables)}
+    return Holder(kind, statements, confinement.spawn(kind, box, environment), box)
 
 
-async def _begin(holder: Holder, statements: tuple[ImportStatement, ...]) -> None:
-    await holder.send({"imports": [(item.module, item.names) for item in statements]}, [])
+async def _begin(holder: Holder, statements: tuple[ImportStatement, ...], call_filter: bytes) -> None:
+    imports = [(item.module, item.names) for item in statements]
+    await holder.send({"imports": imports, "call_filter": call_filter}, [])
     while True:
         answer = await holder.receive()
         if answer is None:

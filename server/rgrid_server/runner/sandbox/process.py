@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rgrid_server.runner.sandbox.held import HeldSandbox
-from rgrid_server.runner.sandbox.holders import END_SECONDS, INSIDE, RUN, Kind, Spawned
+from rgrid_server.runner.sandbox.holders import END_SECONDS, INSIDE, RUN, Kind, SpawnedProcess
 from rgrid_server.runner.sandbox.processes import children_of, is_subreaper, kill
 
 log = logging.getLogger(__name__)
@@ -53,20 +53,23 @@ class ProcessSandbox(HeldSandbox):
 
 class _Unconfined:
     name = "process"
+    call_filter = b""
 
     def seen(self, box: Path) -> Path:
         return box
 
-    def spawn(self, kind: Kind, box: Path, environment: Mapping[str, str], channel: int) -> Spawned:
+    def spawn(self, kind: Kind, box: Path, environment: Mapping[str, str]) -> SpawnedProcess:
         with _starting:
-            spawned = Spawned(
+            spawned = SpawnedProcess(
                 [kind.python, kind.script or "-"],
-                [channel],
+                environment={**environment, "PYTHONPATH": str(INSIDE)},
                 cwd=box / RUN / "work",
-                env={**environment, "PYTHONPATH": str(INSIDE)},
             )
-            _holders.add(spawned.process.pid)
+            _holders.add(spawned.pid)
         return spawned
+
+    def take_in(self, workspace: Path) -> None:
+        """It is the runner's user's already, as the scripts are."""
 
 
 _holders: set[int] = set()

@@ -26,6 +26,7 @@ import marshal
 import os
 import resource
 import select
+import struct
 import sys
 import time
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 CHANNEL_VARIABLE = "RGRID_HOLDER_CHANNEL"
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
 PR_SET_CHILD_SUBREAPER = 36
 PIDFD_OPEN = 434
 PAGE_KIB = resource.getpagesize() // 1024
@@ -61,8 +64,7 @@ def serve(before: set[str]) -> None:
         before: the modules that the interpreter had loaded when it came here.
     """
     try:
-        channel = _socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE)))
-        os.set_inheritable(channel.fileno(), False)
+        channel = connect(os.environ.pop(CHANNEL_VARIABLE))
         holder = Holder(channel)
         hide(before)
         order = receive(channel)
@@ -77,6 +79,26 @@ def serve(before: set[str]) -> None:
         os.write(2, f"the holder failed: {error!r}\n".encode())
         os._exit(1)
     os._exit(0)
+
+
+def connect(place: str) -> _socket.socket:
+    """The channel to the runner: a descriptor that was passed on, or a path where it listens."""
+    if place.startswith("/"):
+        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        channel.connect(place)
+    else:
+        channel = _socket.socket(fileno=int(place))
+    os.set_inheritable(channel.fileno(), False)
+    return channel
+
+
+def _set_call_filter(program: bytes) -> None:
+    """Have the kernel refuse what a filter refuses, for this process and all that it starts (seccomp(2))."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: so many instructions of eight bytes, and where they are
+    filter_ = struct.pack("HP", len(program) // 8, ctypes.addressof(instructions))
+    if _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_char_p(filter_), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the system call filter cannot be set")
 
 
 def _heed_signals() -> None:
@@ -127,6 +149,8 @@ class Holder:
 
     def begin(self, order: dict[str, Any]) -> None:
         """Import what scripts will import, and say what came of it."""
+        if order["call_filter"]:
+            _set_call_filter(order["call_filter"])
         before = set(sys.modules)
         fault = self._import(order["imports"])
         if fault is not None:
