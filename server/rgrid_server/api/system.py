@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -90,12 +89,12 @@ async def whoami(who: Who) -> Response:
 @needs(Scope.READ)
 async def runtimes(request: Request) -> Response:
     """Names and versions, newest first."""
-    offered = await services(request).executions.offered_runtimes()
-    names = [runtime["name"] for runtime in offered]
-    default = DEFAULT_RUNTIME if DEFAULT_RUNTIME in names else next(iter(names), None)
-    shown: list[dict[str, Any]] = [
-        {"name": item["name"], "version": item.get("version", ""), "default": item["name"] == default}
-        for item in offered
+    offered: dict[str, str] = {}
+    for offer in await services(request).executions.offered_runtimes():
+        offered.setdefault(offer.name, offer.version)
+    default = DEFAULT_RUNTIME if DEFAULT_RUNTIME in offered else next(iter(offered), None)
+    shown = [
+        {"name": name, "version": version, "default": name == default} for name, version in offered.items()
     ]
     return Json(shown)
 

@@ -13,8 +13,8 @@ from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.caching import Caching
 from rgrid_server.domain.filenames import why_not_a_name
 from rgrid_server.domain.retries import RetryPolicy, find_policy_problems
+from rgrid_server.domain.runtimes import parse_runtime
 
-_RUNTIME = re.compile(r"^[a-z][a-z0-9_.-]*(:[A-Za-z0-9][A-Za-z0-9_./:@-]*)?$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
@@ -232,7 +232,7 @@ def _script_problems(submission: Submission, limits: Limits) -> list[Problem]:
         )
     if "\0" in requirements:
         problems.append(Problem(("requirements_content",), "requirements have a NUL byte"))
-    if len(submission.runtime) > 512 or _RUNTIME.fullmatch(submission.runtime) is None:
+    if parse_runtime(submission.runtime) is None:
         problems.append(
             Problem(
                 ("runtime",),

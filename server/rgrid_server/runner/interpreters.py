@@ -12,7 +12,8 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-_RUNTIME = re.compile(r"^python:(\d+\.\d+)(\.\d+)?$")
+from rgrid_server.domain.runtimes import Offer, meets, parse_runtime
+
 _NAME = re.compile(r"^python3\.\d+$")
 OLDEST = (3, 8)
 INSPECT_SECONDS = 10.0
@@ -31,6 +32,11 @@ class Interpreter:
         major, minor, *_ = self.version.split(".")
         return f"python:{major}.{minor}"
 
+    @property
+    def offer(self) -> Offer:
+        """What the server is told of it."""
+        return Offer(self.runtime, self.version)
+
 
 async def find_interpreters() -> dict[str, Interpreter]:
     """The newest interpreter of each minor version, by runtime name; this one's own is always there."""
@@ -48,13 +54,10 @@ async def find_interpreters() -> dict[str, Interpreter]:
 
 def choose(runtime: str, interpreters: dict[str, Interpreter]) -> Interpreter | None:
     """The interpreter of a runtime, such as ``python:3.11`` or, to the letter, ``python:3.11.7``."""
-    match = _RUNTIME.match(runtime)
-    if match is None:
+    asked = parse_runtime(runtime)
+    if asked is None:
         return None
-    one = interpreters.get(f"python:{match.group(1)}")
-    if one is None or (match.group(2) and runtime != f"python:{one.version}"):
-        return None
-    return one
+    return next((one for one in interpreters.values() if meets(one.offer, asked)), None)
 
 
 def installation(path: str) -> tuple[Path, ...]:

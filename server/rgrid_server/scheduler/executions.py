@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import State, Status
+from rgrid_server.domain.runtimes import Offer, meets, newest_first, parse_runtime
 from rgrid_server.domain.submission import Limits, Problem, Submission, find_problems
 from rgrid_server.errors import Conflict, Invalid, NotFound
 from rgrid_server.scheduler.intake import (
@@ -48,7 +49,7 @@ class Executions:
         self._observer = observer or Observer()
         self._wakeups = wakeups
         self.limits = limits
-        self._offered: list[str] = []
+        self._offered: list[Offer] = []
         self._offered_until = 0.0
 
     async def submit(self, tenant_id: str, submission: Submission) -> Submitted:
@@ -178,11 +179,12 @@ class Executions:
         """Whether anything of anyone is queued or runs."""
         return await self._database.read(queue.any_unfinished)
 
-    async def offered_runtimes(self) -> list[dict[str, str]]:
-        """What the runners that were heard of lately can run, newest version first."""
+    async def offered_runtimes(self) -> list[Offer]:
+        """What the runners that were heard of lately can run: Pythons first, newer versions before older."""
         rows = await self.present_runners()
-        by_name = {runtime["name"]: runtime for row in rows for runtime in row["runtimes"]}
-        return sorted(by_name.values(), key=_version_of, reverse=True)
+        return newest_first(
+            {Offer(item["name"], item.get("version", "")) for row in rows for item in row["runtimes"]}
+        )
 
     async def present_runners(self) -> Sequence[Row]:
         """Runners that were heard of lately."""
@@ -196,19 +198,21 @@ class Executions:
             Invalid: none of the runners that are here offers it.
         """
         if self._offered_until < monotonic():
-            self._offered = [runtime["name"] for runtime in await self.offered_runtimes()]
+            self._offered = await self.offered_runtimes()
             self._offered_until = monotonic() + OFFERED_SECONDS
         offered = self._offered
-        wanted: str = asked or DEFAULT_RUNTIME
-        if not offered or wanted in offered:
-            return wanted
+        runtime = parse_runtime(asked or DEFAULT_RUNTIME)
+        # what is no runtime's name is refused with all else that is wrong with a submission
+        if not offered or runtime is None or any(meets(offer, runtime) for offer in offered):
+            return asked or DEFAULT_RUNTIME
         if asked is None:
-            return offered[0]
+            return offered[0].name
         raise Invalid(
             [
                 Problem(
                     ("runtime",),
-                    f"no runner here offers {asked[:80]!r}; there is {', '.join(offered)}",
+                    f"no runner here offers {asked[:80]!r}; "
+                    f"there is {', '.join(dict.fromkeys(offer.name for offer in offered))}",
                     code="runtime_unavailable",
                 )
             ]
@@ -247,7 +251,3 @@ def cancel_topics(connection: Connection, done: Sequence[Transition | None]) -> 
         return []
     carriers = {queue.carrier_of(connection, execution_id) for execution_id in wanted}
     return sorted(runner_topic(runner_id) for runner_id in carriers if runner_id is not None)
-
-
-def _version_of(runtime: Mapping[str, str]) -> tuple[int, ...]:
-    return tuple(int(part) for part in runtime.get("version", "0").split(".") if part.isdigit())
