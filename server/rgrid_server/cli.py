@@ -192,8 +192,6 @@ def _check(settings: Settings) -> None:
         raise Refusal(str(error)) from None
     if settings.engine != "local":
         raise Refusal("the engine 'ray' is not available in this version; leave --engine out")
-    if settings.sandbox == "docker":
-        raise Refusal("the sandbox 'docker' is not available in this version; use --sandbox bubblewrap")
 
 
 def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:

@@ -98,9 +98,14 @@ def anonymous(server: LiveServer) -> Api:
     return Api(server.api, None)
 
 
-@pytest.fixture
-def tenant(api: Api, server: LiveServer) -> Api:
-    """A tenant of this test's own, with a key that may submit and read."""
+def make_tenant(api: Api, server: LiveServer) -> Api:
+    """A tenant of its own, by its administrator, with a key that may submit and read."""
     tenant_id = api.post("/admin/tenants", {"name": f"tenant-{uuid.uuid4().hex}"}).json()["tenant_id"]
     key = api.post("/admin/keys", {"tenant_id": tenant_id, "scopes": ["submit", "read"]}).json()["key"]
     return Api(server.api, key)
+
+
+@pytest.fixture
+def tenant(api: Api, server: LiveServer) -> Api:
+    """A tenant of this test's own."""
+    return make_tenant(api, server)

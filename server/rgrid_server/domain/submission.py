@@ -13,7 +13,7 @@ from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.caching import Caching
 from rgrid_server.domain.filenames import why_not_a_name
 from rgrid_server.domain.retries import RetryPolicy, find_policy_problems
-from rgrid_server.domain.runtimes import parse_runtime
+from rgrid_server.domain.runtimes import Kind, parse_runtime
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -232,7 +232,15 @@ def _script_problems(submission: Submission, limits: Limits) -> list[Problem]:
         )
     if "\0" in requirements:
         problems.append(Problem(("requirements_content",), "requirements have a NUL byte"))
-    if parse_runtime(submission.runtime) is None:
+    runtime = parse_runtime(submission.runtime)
+    if runtime is not None and runtime.kind is Kind.DOCKER and requirements.strip():
+        problems.append(
+            Problem(
+                ("requirements_content",),
+                "an image has its packages in it; install them when it is built, and leave out requirements",
+            )
+        )
+    if runtime is None:
         problems.append(
             Problem(
                 ("runtime",),

@@ -12,21 +12,26 @@ import secrets
 import signal
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rgrid_server import __version__
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.domain.runtimes import ANY_IMAGE, Offer
 from rgrid_server.observability.logs import configure_logging
 from rgrid_server.observability.tracing import Tracing, TracingUnavailable, make_tracing
 from rgrid_server.runner.carrier import Carrier
 from rgrid_server.runner.connection import Connection, Dismissed
 from rgrid_server.runner.environments import EnvironmentFault, Environments, Rejected
+from rgrid_server.runner.images import Images
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.interpreters import find_interpreters
 from rgrid_server.runner.leftovers import sweep
 from rgrid_server.runner.machine import DEFAULT_MIN_FREE_BYTES, offered_memory_mib
+from rgrid_server.runner.sandbox.base import Sandbox
 from rgrid_server.runner.sandbox.choice import NAMES, Choice, Unavailable, choose
+from rgrid_server.runner.sandbox.containers import DockerSandbox
 from rgrid_server.runner.sandbox.processes import become_subreaper
 from rgrid_server.runner.service import DRAIN_SECONDS, RunnerService
 
@@ -87,7 +92,8 @@ def main() -> int:
     # what a lost holder held becomes our child, and can be ended
     become_subreaper()
     try:
-        choice = choose(arguments.sandbox, data_dir / "runner" / "boxes", network=arguments.network == "host")
+        has_network = arguments.network == "host"
+        choice = choose(arguments.sandbox, data_dir / "runner" / "boxes", network=has_network)
     except Unavailable as error:
         parser.error(f"--sandbox {arguments.sandbox}: {error}")
     log.info("sandbox %s: %s", choice.sandbox.name, choice.reason)
@@ -115,6 +121,7 @@ async def _run(
     # nothing of an earlier incarnation is carried any more
     await asyncio.to_thread(sweep, work)
     await asyncio.to_thread(sweep, home / "boxes")
+    await asyncio.to_thread(sweep, home / "containers")
     await asyncio.to_thread(sweep, home / "shelf")
     _write_json(data_dir / "runner.json", {"pid": os.getpid(), "incarnation": incarnation, "url": url})
     interpreters = await find_interpreters()
@@ -122,6 +129,10 @@ async def _run(
     connection = Connection(url, key, runner_id, incarnation, data_dir / "address")
     memory_mib = offered_memory_mib(slots)
     sandbox = choice.sandbox
+    images = await asyncio.to_thread(_find_images, sandbox, home, network=arguments.network == "host")
+    offers = [one.offer for one in interpreters.values()]
+    if images is not None:
+        offers.append(Offer(ANY_IMAGE, images.version))
     environments = Environments(home / "environments", interpreters)
     service = RunnerService(
         connection,
@@ -132,12 +143,13 @@ async def _run(
             sandbox,
             hostname,
             tracing,
+            images,
         ),
         {
             "hostname": hostname,
             "slots": slots,
             "memory_mib": memory_mib,
-            "runtimes": [{"name": name, "version": one.version} for name, one in interpreters.items()],
+            "runtimes": [asdict(offer) for offer in offers],
             "sandbox": sandbox.name,
             "sandbox_reason": choice.reason,
             "version": __version__,
@@ -158,8 +170,23 @@ async def _run(
         warming.cancel()
         await asyncio.gather(warming, return_exceptions=True)
         await sandbox.close()
+        if images is not None:
+            await images.close()
+            if images.sandbox is not sandbox:
+                await images.sandbox.close()
         await environments.close()
         await connection.close()
+
+
+def _find_images(sandbox: Sandbox, home: Path, *, network: bool) -> Images | None:
+    """What runs images: the sandbox itself, or another beside it where there is a daemon."""
+    try:
+        if not isinstance(sandbox, DockerSandbox):
+            sandbox = DockerSandbox(home / "containers", network=network)
+        return Images(sandbox, home)
+    except OSError as error:
+        log.info("no images are run here: %s", error)
+        return None
 
 
 async def _warm(environments: Environments) -> None:

@@ -10,16 +10,19 @@ import re
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from rgrid_server.domain.attempts import Assignment, Outcome, OutputFile, Report, Specification, Stream
+from rgrid_server.domain.registries import find_login, of_the_script
+from rgrid_server.domain.runtimes import Kind, parse_runtime
 from rgrid_server.domain.trace import TRACEPARENT_VARIABLE, TraceContext, parse_trace_parent
 from rgrid_server.observability.tracing import NoTracing, Tracing, spanning
 from rgrid_server.runner.connection import Connection, Dismissed, Gone
 from rgrid_server.runner.environments import Environment, Environments, Rejected
+from rgrid_server.runner.images import Images
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.outputs import Finished, Outputs, with_passed_over
@@ -139,8 +142,10 @@ class Carrier:
         sandbox: Sandbox,
         hostname: str,
         tracing: Tracing | None = None,
+        images: Images | None = None,
     ) -> None:
         self.tracing: Tracing = tracing or NoTracing()
+        self._images = images
         self._outputs = Outputs(connection)
         self._environments = environments
         self._inputs = inputs
@@ -192,7 +197,7 @@ class Carrier:
             await attempt.prepare(self._lay_out(attempt, workspace, source))
         claimed_at = time.monotonic()
         async with AsyncExitStack() as stack:
-            using = self._environments.use(specification)
+            using = self._using(assignment, specification)
             with self.span(attempt, "environment"):
                 environment = await attempt.prepare(stack.enter_async_context(using))
             ready_ms = round((time.monotonic() - claimed_at) * 1000)
@@ -224,7 +229,7 @@ class Carrier:
                     "environment_ms": ready_ms,
                     "environment_built": environment.was_built,
                     "python": environment.version,
-                    "sandbox": self._sandbox.name,
+                    "sandbox": self._sandbox_of(environment).name,
                     "start": "warm" if exit_.cold_reason is None else "cold",
                     **({"cold_reason": exit_.cold_reason} if exit_.cold_reason is not None else {}),
                     "hostname": self._hostname,
@@ -233,6 +238,18 @@ class Carrier:
             ),
         )
         return Finished(report, collected.blobs, collected.uploaded)
+
+    def _using(
+        self, assignment: Assignment, specification: Specification
+    ) -> AbstractAsyncContextManager[Environment]:
+        """What makes its environment ready, for as long as it is needed."""
+        runtime = parse_runtime(specification.runtime)
+        if self._images is None or runtime is None or runtime.kind is not Kind.DOCKER:
+            return self._environments.use(specification)
+        return self._images.use(runtime.image, assignment.tenant_id, find_login(assignment.secrets))
+
+    def _sandbox_of(self, environment: Environment) -> Sandbox:
+        return self._images.sandbox if environment.image and self._images is not None else self._sandbox
 
     async def _lay_out(self, attempt: Attempt, workspace: Workspace, source: bytes) -> None:
         assignment = attempt.assignment
@@ -266,7 +283,8 @@ class Carrier:
             memory_mib=assignment.memory_mib,
             cpus_milli=assignment.cpus_milli,
             tenant=assignment.tenant_id,
-            read_only=(environment.directory, *environment.installation),
+            read_only=() if environment.image else (environment.directory, *environment.installation),
+            image=environment.image,
             warmth=find_warmth(
                 source,
                 [name, *(item.name for item in assignment.inputs)],
@@ -277,7 +295,7 @@ class Carrier:
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         try:
-            running = await self._sandbox.start(command, out_write, err_write)
+            running = await self._sandbox_of(environment).start(command, out_write, err_write)
         except BaseException:
             os.close(out_read)
             os.close(err_read)
@@ -341,6 +359,9 @@ def describe(exit_: Exit, assignment: Assignment) -> tuple[Outcome, int, str | N
 
 def environment_variables(environment: Environment) -> dict[str, str]:
     """The variables that all scripts of an environment have: few, and none of the runner's own."""
+    if environment.image:
+        own = {"LANG": "C.UTF-8", "PATH": PATH, **environment.variables}
+        return own | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return {
         "PATH": f"{environment.python.parent}:{PATH}",
         "LANG": "C.UTF-8",
@@ -361,7 +382,7 @@ def script_environment(
         "RGRID_ATTEMPT": str(assignment.attempt),
         **({TRACEPARENT_VARIABLE: str(context)} if context is not None else {}),
         **assignment.env_vars,
-        **assignment.secrets,
+        **of_the_script(assignment.secrets),
     }
 
 

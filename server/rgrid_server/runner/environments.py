@@ -86,6 +86,8 @@ class Environment:
         version: of the interpreter.
         installation: the directories that its interpreter itself consists of.
         packages: the top-level modules that are installed in it.
+        image: the container image that it is; empty for one of this machine.
+        variables: what an image sets.
     """
 
     key: str
@@ -95,6 +97,8 @@ class Environment:
     packages: frozenset[str]
     was_built: bool = field(default=False, compare=False)
     """Whether it was made just now, rather than found."""
+    image: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:

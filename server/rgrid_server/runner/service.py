@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rgrid_server.domain.attempts import Assignment, AttemptId, Outcome, Specification
+from rgrid_server.domain.registries import to_mask
 from rgrid_server.observability.logs import bind
 from rgrid_server.runner.ahead import WAIT_SECONDS, Pace
 from rgrid_server.runner.carrier import Attempt, Carrier
@@ -200,7 +201,7 @@ class RunnerService:
             assignment.log_limit_bytes,
             self._has_logs.set,
             self._connection.clock.now_ms,
-            assignment.secrets.values(),
+            to_mask(assignment.secrets),
         )
         attempt = Attempt(assignment, specification, log_, lambda: self._on_slot_free(attempt))
         self._carried[assignment.id] = attempt

@@ -79,6 +79,9 @@ class _Confinement:
     def take_in(self, workspace: Path) -> None:
         """Whoever runs in it is the runner's user outside of it."""
 
+    def give_out(self, workspace: Path) -> None:
+        """It has stayed so."""
+
     def spawn(self, kind: Kind, box: Path, environment: Mapping[str, str]) -> SpawnedProcess:
         group = cgroups.Group.make(self._groups)
         descriptors = [_file(self._filter), _file(view.passwd()), _file(view.group())]

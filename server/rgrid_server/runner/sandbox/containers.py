@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from rgrid_server.runner.sandbox import cgroups, seccomp, view
 from rgrid_server.runner.sandbox.held import HeldSandbox
 from rgrid_server.runner.sandbox.holders import BEGIN_SECONDS, CHANNEL_VARIABLE, INSIDE, RUN, Kind, Limits
+from rgrid_server.runner.workspace import PARTS
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 BOXES_LABEL = "rgrid.boxes"
 MACHINE_IMAGE = "rgrid-machine"
 CHANNEL = "channel"
-DAEMON_SECONDS = 120.0
+DAEMON_SECONDS = 120
 LOOK_SECONDS = 0.5
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 _WRITABLE = ("/tmp", "/var/tmp")  # noqa: S108
@@ -59,7 +60,9 @@ class DockerSandbox(HeldSandbox):
         self.client = connect()
         # a container that was made and never started ends with nobody
         with _as_os_errors():
-            for left in self.client.containers.list(all=True, filters={"label": f"{BOXES_LABEL}={boxes}"}):
+            for left in self.client.containers.list(
+                all=True, sparse=True, filters={"label": f"{BOXES_LABEL}={boxes}"}
+            ):
                 left.remove(force=True)
         super().__init__(_Confinement(self.client, boxes, network=network), boxes)
 
@@ -96,7 +99,7 @@ def why_not() -> str | None:
     try:
         with _as_os_errors():
             client.containers.run(
-                _machine_image(client), ["/bin/true"], **_confined(client, [], network=False), remove=True
+                _machine_image(client), ["/bin/true"], **confined(client, [], network=False), remove=True
             )
     except OSError as error:
         return f"the Docker daemon runs no container that shows this machine's programs: {error}"
@@ -128,6 +131,13 @@ class _Confinement:
             for name in (*names, *files):
                 os.chown(os.path.join(directory, name), uid, gid, follow_symlinks=False)  # noqa: PTH118
 
+    def give_out(self, workspace: Path) -> None:
+        """Its directories are the runner's again; what is in them it reads and removes whosever it is."""
+        if os.getuid() == 0:
+            for directory in (workspace, *(workspace / part for part in PARTS)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chown(directory, os.getuid(), os.getgid(), follow_symlinks=False)
+
     def spawn(self, kind: Kind, box: Path, environment: Mapping[str, str]) -> SpawnedContainer:
         self.take_in(box)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, _as_os_errors():
@@ -157,7 +167,7 @@ class _Confinement:
             working_dir=str(view.BOX / RUN / "work"),
             labels={BOXES_LABEL: str(self._boxes)},
             auto_remove=True,
-            **_confined(self._client, shown, network=self._network, of_machine=not kind.image),
+            **confined(self._client, shown, network=self._network, of_machine=not kind.image),
         )
 
 
@@ -255,10 +265,21 @@ class _ContainerLimits:
         """The daemon does."""
 
 
-def _confined(
-    client: DockerClient, mounts: list[tuple[Path, Path, bool]], *, network: bool, of_machine: bool = True
+def confined(
+    client: DockerClient,
+    mounts: list[tuple[Path, Path, bool]],
+    *,
+    network: bool,
+    of_machine: bool = True,
+    keeps_output: bool = False,
 ) -> dict[str, Any]:
-    """What a container is made with: no more than a script needs."""
+    """What a container is made with: no more than a script needs.
+
+    Args:
+        mounts: what is shown, where, and whether it may only be read.
+        of_machine: show this machine's programs, in an image that has none.
+        keeps_output: have the daemon keep what it prints, until it is removed.
+    """
     from docker.types import LogConfig, Mount
 
     uid, gid = view.user()
@@ -285,7 +306,7 @@ def _confined(
             Mount(str(seen), str(place), type="bind", read_only=is_read_only)
             for place, seen, is_read_only in (*machine, *mounts)
         ],
-        "log_config": LogConfig(type=LogConfig.types.NONE),
+        "log_config": LogConfig(type=LogConfig.types.JSON if keeps_output else LogConfig.types.NONE),
     }
 
 

@@ -128,8 +128,13 @@ class HeldSandbox:
         if lost.wait() != 0:
             self.end_orphans()
         if workspace is not None:
-            lost.give_out(workspace)
+            self.take_out(lost, workspace)
         lost.remove_box()
+
+    def take_out(self, holder: Holder, workspace: Path) -> None:
+        """Move a workspace out of a box, and have it be the runner's again."""
+        holder.give_out(workspace)
+        self._confinement.give_out(workspace)
 
     def end_orphans(self) -> None:
         """End what a lost holder may have left; nothing where the kernel ends it with the holder."""
@@ -296,7 +301,7 @@ class _HeldRun:
             raise SandboxFailure("the holder of the script was lost")
         self._answered = True
         said, _, problem = answer.partition("\n")
-        self._holder.give_out(self._command.workspace)
+        self._sandbox.take_out(self._holder, self._command.workspace)
         if problem or self._holder.runs >= RUNS_OF_A_HOLDER:
             self._sandbox._lose_soon(self._holder)
         else:

@@ -78,6 +78,9 @@ class Confinement(Protocol):
     def take_in(self, workspace: Path) -> None:
         """Let those who run in it write into a workspace, before it is moved into a box."""
 
+    def give_out(self, workspace: Path) -> None:
+        """Take that back, after it was moved out again; what a script has left there is not followed."""
+
 
 class Limits(Protocol):
     """What limits a holder from outside, such as a control group."""

@@ -71,6 +71,9 @@ class _Unconfined:
     def take_in(self, workspace: Path) -> None:
         """It is the runner's user's already, as the scripts are."""
 
+    def give_out(self, workspace: Path) -> None:
+        """It has stayed so."""
+
 
 _holders: set[int] = set()
 """Every holder that this process started; a number comes back long after its process was reaped."""
