@@ -95,7 +95,7 @@ class Side:
         """The interpreter that the runner made."""
         execution = self.client.wait(self.client.submit("pass", requirements=requirements).execution_id)
         key = execution.execution_metadata["environment"]
-        return self.server.data_dir / f"runner/environments/{key}/bin/python"
+        return next(self.server.data_dir.glob(f"runner/environments/{key}*/bin/python"))
 
 
 def xargs(python: Path, script: str, size: int, directory: Path) -> None:

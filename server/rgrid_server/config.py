@@ -43,6 +43,16 @@ class Settings(BaseSettings):
     network: Literal["host", "none"] = Field(
         "host", description="what scripts may reach: the machine's network, or none but a loopback"
     )
+    environments_dir: Path | None = Field(
+        None,
+        description="where the runner keeps environments, by default in the data directory; "
+        "runners of one host and user may share it",
+    )
+    max_environments_bytes: int = Field(
+        20 * 1024**3,
+        ge=0,
+        description="when environments take more, those are removed that were not used for longest",
+    )
     secret_keys: SecretStr | None = Field(
         None,
         description="keys that seal secrets, the newest first, with commas between; "

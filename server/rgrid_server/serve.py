@@ -153,6 +153,9 @@ def _runner_options(settings: Settings) -> list[str]:
     """How the runner logs, traces and looks at its disk: as its server does."""
     options = ["--log-format", settings.log_format, "--log-level", settings.log_level]
     options += ["--min-free-bytes", str(settings.min_free_bytes)]
+    options += ["--max-environments-bytes", str(settings.max_environments_bytes)]
+    if settings.environments_dir is not None:
+        options += ["--environments-dir", str(settings.environments_dir.resolve())]
     if settings.tracing is not None:
         options.append("--tracing" if settings.tracing else "--no-tracing")
     return options

@@ -3,68 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
+import errno
+import os
 import subprocess
 import sys
-import zipfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.runner import environments as module
-from rgrid_server.runner.environments import Environment, EnvironmentFault, Environments, Rejected
+from rgrid_server.runner.environments import Environment, Environments
+from rgrid_server.runner.envstore import LOCKS, MARK, RESOLUTIONS, EnvironmentStore, Resolution
+from rgrid_server.runner.filelock import FileLock
 from rgrid_server.runner.interpreters import Interpreter
+from rgrid_server.runner.uv import EnvironmentFault, Rejected
+from tests.package_index import Index, make_index
 
 RUNTIME = f"python:{sys.version_info[0]}.{sys.version_info[1]}"
 OWN = Interpreter(".".join(str(part) for part in sys.version_info[:3]), sys._base_executable)
 
-WHEEL = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-
-
-class Index:
-    """A package index on the disk."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.url = root.as_uri()
-
-    def add(self, name: str, version: str, *, requires: str | None = None, size_bytes: int = 0) -> None:
-        """Publish a package with one module, which knows its version."""
-        folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        metadata += f"Requires-Dist: {requires}\n" if requires else ""
-        files = {
-            f"{name}/__init__.py": f"VERSION = {version!r}\n".encode() + b"#" * size_bytes,
-            f"{name}-{version}.dist-info/METADATA": metadata.encode(),
-            f"{name}-{version}.dist-info/WHEEL": WHEEL,
-        }
-        rows = [f"{path},sha256={_wheel_hash(data)},{len(data)}" for path, data in files.items()]
-        files[f"{name}-{version}.dist-info/RECORD"] = "\n".join([*rows, ""]).encode()
-        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-            for path, data in files.items():
-                wheel.writestr(path, data)
-        links = [f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in sorted(folder.glob("*.whl"))]
-        (folder / "index.html").write_text(f"<html><body>{''.join(links)}</body></html>")
-
-
-def _wheel_hash(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
-    made = Index(tmp_path / "index")
-    made.root.mkdir()
-    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {made.url}\n")
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    return made
+    return make_index(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -88,17 +53,27 @@ def asked(environment: Environment, code: str) -> str:
     ).stdout.strip()
 
 
+def kept(environments: Environments) -> list[str]:
+    """The names of what stands in the directory, beside locks and resolutions."""
+    directory = environments._store._directory
+    return sorted(path.name for path in directory.iterdir() if path.name not in {LOCKS, RESOLUTIONS})
+
+
+def full_disk(*_arguments: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The uv commands that are run, in order."""
     commands: list[str] = []
-    real = module._uv
+    real = module.run_uv
 
-    async def noted(*arguments: str, directory: Path) -> str:
+    async def noted(*arguments: str, directory: Path, lock: FileLock) -> str:
         commands.append(" ".join(arguments[: 2 if arguments[0] == "pip" else 1]))
-        return await real(*arguments, directory=directory)
+        return await real(*arguments, directory=directory, lock=lock)
 
-    monkeypatch.setattr(module, "_uv", noted)
+    monkeypatch.setattr(module, "run_uv", noted)
     return commands
 
 
@@ -185,6 +160,35 @@ def test_an_older_resolution_is_used_while_the_index_is_away(
 
     first, second = asyncio.run(ask())
     assert first == second
+    assert first.warning is None
+    assert second.warning is not None
+    assert "could not be fetched" in second.warning
+
+
+def test_the_older_resolution_may_be_that_of_an_earlier_runner(
+    make: Callable[..., Environments], index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("demo", "1.0")
+    first = asyncio.run(use(make(), "demo"))
+    monkeypatch.setattr(module, "RESOLUTION_LIFETIME_SECONDS", 0.0)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_CACHE_DIR", str(index.root.parent / "empty"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    assert asyncio.run(use(make(), "demo")) == first
+
+
+def test_a_resolution_from_the_future_is_made_anew(
+    make: Callable[..., Environments], index: Index, built: list[str]
+) -> None:
+    index.add("demo", "1.0")
+    environments = make()
+    asyncio.run(use(environments, "demo"))
+    (known,) = environments._resolutions
+    tomorrow = Resolution(environments._resolutions[known].pins, time.time() + 86_400)
+    environments._resolutions[known] = tomorrow
+    environments._store.keep_resolution(known, tomorrow)
+    asyncio.run(use(environments, "demo"))
+    assert built.count("pip compile") == 2
 
 
 def test_an_index_that_is_away_is_the_grids_fault(
@@ -216,22 +220,35 @@ def test_requirements_that_cannot_be_met_are_rejected_with_the_reason(
     assert rejected.value.code == code
 
 
-def test_a_build_that_was_cut_short_is_made_anew(
-    make: Callable[..., Environments], index: Index, tmp_path: Path
+def test_a_build_that_was_cut_short_is_made_anew_and_nothing_of_it_is_left(
+    make: Callable[..., Environments], index: Index
 ) -> None:
     index.add("demo", "1.0")
-    environment = asyncio.run(use(make(), "demo"))
-    (tmp_path / "environments" / environment.key / module.READY_FILE).unlink()
+    environments = make()
+    environment = asyncio.run(use(environments, "demo"))
+    (environment.directory / MARK).unlink()
     environment.python.unlink()
-    again = asyncio.run(use(make(), "demo"))
+    again = asyncio.run(use(environments, "demo"))
     assert asked(again, "import demo; print(demo.VERSION)") == "1.0"
+    assert not environment.directory.exists()
+
+
+def test_a_build_that_fails_leaves_nothing(
+    make: Callable[..., Environments], index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("demo", "1.0")
+    environments = make()
+    monkeypatch.setattr(EnvironmentStore, "publish", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(use(environments, "demo"))
+    assert kept(environments) == []
 
 
 def test_an_environment_whose_interpreter_is_gone_is_made_anew(make: Callable[..., Environments]) -> None:
     environment = asyncio.run(use(make(), None))
     environment.python.unlink()
     again = asyncio.run(use(make(), None))
-    assert again == environment
+    assert again.key == environment.key
     assert asked(again, "print('here')") == "here"
 
 
@@ -271,10 +288,27 @@ def test_the_longest_unused_make_room_and_those_in_use_stay(
     assert not list((tmp_path / "environments").glob("removed-*"))
 
 
-def test_nothing_of_a_resolution_is_left_behind(
-    make: Callable[..., Environments], index: Index, tmp_path: Path
+def test_what_another_runner_uses_is_not_removed_for_room(
+    make: Callable[..., Environments], index: Index
 ) -> None:
+    for name in ("used", "newest"):
+        index.add(name, "1.0", size_bytes=800_000)
+
+    async def fill() -> tuple[bool, bool]:
+        one, other = make(max_bytes=1_000_000), make(max_bytes=1_000_000)
+        async with one.use(wanted("used")) as used:
+            await use(other, "newest")
+            stayed = used.python.exists()
+        index.add("last", "1.0")
+        await use(other, "last")
+        return stayed, used.python.exists()
+
+    assert asyncio.run(fill()) == (True, False)
+
+
+def test_nothing_of_a_resolution_is_left_behind(make: Callable[..., Environments], index: Index) -> None:
     del index
+    environments = make()
     with pytest.raises(Rejected):
-        asyncio.run(use(make(), "nothing-of-this-name"))
-    assert list((tmp_path / "environments").iterdir()) == []
+        asyncio.run(use(environments, "nothing-of-this-name"))
+    assert kept(environments) == []

@@ -23,7 +23,7 @@ from rgrid_server.observability.logs import configure_logging
 from rgrid_server.observability.tracing import Tracing, TracingUnavailable, make_tracing
 from rgrid_server.runner.carrier import Carrier
 from rgrid_server.runner.connection import Connection, Dismissed
-from rgrid_server.runner.environments import EnvironmentFault, Environments, Rejected
+from rgrid_server.runner.environments import MAX_ENVIRONMENTS_BYTES, Environments
 from rgrid_server.runner.images import Images
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.interpreters import find_interpreters
@@ -34,6 +34,7 @@ from rgrid_server.runner.sandbox.choice import NAMES, Choice, Unavailable, choos
 from rgrid_server.runner.sandbox.containers import DockerSandbox
 from rgrid_server.runner.sandbox.processes import become_subreaper
 from rgrid_server.runner.service import DRAIN_SECONDS, RunnerService
+from rgrid_server.runner.uv import EnvironmentFault, Rejected
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,19 @@ def main() -> int:
         default=DRAIN_SECONDS,
         metavar="S",
         help="so long scripts may run on after SIGTERM before they are handed back; a second one hurries",
+    )
+    parser.add_argument(
+        "--environments-dir",
+        type=Path,
+        metavar="DIR",
+        help="where environments are kept; runners of one host and user may share it (runner/environments)",
+    )
+    parser.add_argument(
+        "--max-environments-bytes",
+        type=int,
+        default=MAX_ENVIRONMENTS_BYTES,
+        metavar="N",
+        help="when environments take more, those are removed that were not used for longest",
     )
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
@@ -133,7 +147,11 @@ async def _run(
     offers = [one.offer for one in interpreters.values()]
     if images is not None:
         offers.append(Offer(ANY_IMAGE, images.version))
-    environments = Environments(home / "environments", interpreters)
+    environments = Environments(
+        (arguments.environments_dir or home / "environments").resolve(),
+        interpreters,
+        max_bytes=arguments.max_environments_bytes,
+    )
     service = RunnerService(
         connection,
         Carrier(

@@ -21,12 +21,13 @@ from rgrid_server.domain.runtimes import Kind, parse_runtime
 from rgrid_server.domain.trace import TRACEPARENT_VARIABLE, TraceContext, parse_trace_parent
 from rgrid_server.observability.tracing import NoTracing, Tracing, spanning
 from rgrid_server.runner.connection import Connection, Dismissed, Gone
-from rgrid_server.runner.environments import Environment, Environments, Rejected
+from rgrid_server.runner.environments import Environment, Environments
 from rgrid_server.runner.images import Images
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.outputs import Finished, Outputs, with_passed_over
 from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox
+from rgrid_server.runner.uv import Rejected
 from rgrid_server.runner.warmth import find_warmth
 from rgrid_server.runner.workspace import Workspace
 
@@ -228,6 +229,7 @@ class Carrier:
                     "environment": environment.key,
                     "environment_ms": ready_ms,
                     "environment_built": environment.was_built,
+                    **({"environment_warning": environment.warning} if environment.warning else {}),
                     "python": environment.version,
                     "sandbox": self._sandbox_of(environment).name,
                     "start": "warm" if exit_.cold_reason is None else "cold",

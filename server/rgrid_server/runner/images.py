@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgrid_server.domain.registries import RegistryLogin
-from rgrid_server.runner.environments import Environment, EnvironmentFault, Rejected
+from rgrid_server.runner.environments import Environment
 from rgrid_server.runner.interpreters import OLDEST
 from rgrid_server.runner.once import Once
 from rgrid_server.runner.sandbox.containers import DockerSandbox, confined
+from rgrid_server.runner.uv import EnvironmentFault, Rejected
 
 if TYPE_CHECKING:
     from docker.models.images import Image

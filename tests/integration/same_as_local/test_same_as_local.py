@@ -211,7 +211,8 @@ def local(servers: Callable[[str], LiveServer], tmp_path_factory: pytest.TempPat
     client = Client(server.url, server.api_key)
     probe = client.wait(client.submit("pass").execution_id, WAIT_SECONDS)
     key = probe.execution_metadata["environment"]
-    made = Local(server.data_dir / f"runner/environments/{key}/bin/python", tmp_path_factory.mktemp("local"))
+    (python,) = server.data_dir.glob(f"runner/environments/{key}*/bin/python")
+    made = Local(python, tmp_path_factory.mktemp("local"))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(made.left, SCRIPTS))
     return made

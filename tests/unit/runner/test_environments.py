@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from rgrid_server.domain.attempts import Specification
-from rgrid_server.runner.environments import (
-    EnvironmentFault,
-    Rejected,
-    classify,
-    find_wanted,
-    script_metadata,
-    uv_environment,
-)
 from rgrid_server.runner.interpreters import Interpreter
 from rgrid_server.runner.pipconfig import index_settings
+from rgrid_server.runner.requirements import find_wanted, script_metadata
+from rgrid_server.runner.uv import EnvironmentFault, Rejected, classify, uv_environment
 
 HERE = {
     "python:3.11": Interpreter("3.11.7", "/usr/bin/python3.11"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rgrid_server.runner.carrier import source_bytes
-from rgrid_server.runner.environments import Rejected
+from rgrid_server.runner.uv import Rejected
 
 
 def test_a_script_is_utf8() -> None:
