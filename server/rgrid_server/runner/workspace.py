@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rgrid_server.domain.filenames import why_not_a_name
+from rgrid_server.runner.cloning import copy_file
 
 IGNORED_DIRECTORIES = frozenset({"__pycache__"})
 IGNORED_SUFFIXES = (".pyc",)
@@ -155,7 +156,7 @@ class Workspace:
         if isinstance(source, bytes):
             target.write_bytes(source)
         else:
-            shutil.copyfile(source, target)
+            copy_file(source, target)
         self._known[name] = _Known(_fingerprint(target.stat()), sha256)
 
     def find_outputs(
