@@ -46,6 +46,7 @@ from rgrid_server.observability.readiness import Readiness
 from rgrid_server.observability.requests import RequestNotes
 from rgrid_server.observability.tracing import make_tracing
 from rgrid_server.observability.watching import Watching
+from rgrid_server.presets import load_presets
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.caching import ResultCache
 from rgrid_server.scheduler.clockwatch import ClockWatch
@@ -118,6 +119,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
 
     Raises:
         rgrid_server.store.database.StorageError: the data cannot be used by this version.
+        rgrid_server.domain.runtimes.PresetInvalid: the presets are not written as they are to be.
         OSError: the directory cannot be written.
     """
     make_data_directory(settings.data_dir)
@@ -144,7 +146,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         limits, engine = settings.limits, settings.engine
         chooser = Chooser()
         cache = ResultCache(book, engine, settings.retention.log_ms)
-        executions_ = Executions(database, wakeups, limits, observer)
+        executions_ = Executions(database, wakeups, limits, observer, load_presets(settings.presets_file))
         leases = Leases(
             *(database, wakeups, signer, book, engine, settings.attempt_limits, chooser, observer),
             sealer=sealer,

@@ -20,10 +20,12 @@ from pydantic import ValidationError
 
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import parse_scopes
+from rgrid_server.domain.runtimes import PresetInvalid
 from rgrid_server.domain.sealing import Unreadable
 from rgrid_server.errors import ServiceError
 from rgrid_server.observability.logs import configure_logging
 from rgrid_server.observability.tracing import TracingUnavailable
+from rgrid_server.presets import load_presets
 from rgrid_server.serve import ADDRESS_FILE, PID_FILE, CannotStart, serve
 from rgrid_server.storage import (
     UnknownStorage,
@@ -189,6 +191,10 @@ def _check(settings: Settings) -> None:
     try:
         check_storage(settings)
     except UnknownStorage as error:
+        raise Refusal(str(error)) from None
+    try:
+        load_presets(settings.presets_file)
+    except PresetInvalid as error:
         raise Refusal(str(error)) from None
     if settings.engine != "local":
         raise Refusal("the engine 'ray' is not available in this version; leave --engine out")

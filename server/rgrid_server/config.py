@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     network: Literal["host", "none"] = Field(
         "host", description="what scripts may reach: the machine's network, or none but a loopback"
     )
+    presets_file: Path | None = Field(
+        None, description="a TOML file of presets: names that stand for a runtime with requirements"
+    )
     environments_dir: Path | None = Field(
         None,
         description="where the runner keeps environments, by default in the data directory; "

@@ -186,7 +186,7 @@ async def by_day(
 async def estimated(request: Request, who: Principal, *, runtime: str | None, count: int) -> Response:
     """Answer what some runs are likely to take and cost."""
     found = services(request)
-    wanted = runtime or await found.executions.choose_runtime(None)
+    wanted = await found.executions.choose_estimated(runtime)
     expected = await found.costs.estimate(who.tenant_id, wanted, count)
     return Json(
         {

@@ -75,11 +75,12 @@ async def template_submission(
     tenant_id: str, body: SubmitTemplate, executions: Executions, secrets: Secrets
 ) -> Submission:
     """What a body asks for, beside files that are still to come."""
+    chosen = await executions.choose(body.runtime, body.requirements_content or None)
     return Submission(
         script_content=body.script_content,
-        runtime=await executions.choose_runtime(body.runtime),
+        runtime=chosen.runtime,
         script_name=body.script_name,
-        requirements_content=body.requirements_content or None,
+        requirements_content=chosen.requirements,
         args=tuple(body.args),
         env_vars=body.env_vars,
         inputs=dict(body.inputs),

@@ -65,6 +65,14 @@ class Preset:
     requirements: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What something is to run with: no preset any more, and all that it requires."""
+
+    runtime: str
+    requirements: str | None
+
+
 class PresetInvalid(Exception):
     """The presets are not written as they are to be; the message says which and what to write."""
 
@@ -114,6 +122,18 @@ def newest_first(offers: Iterable[Offer]) -> list[Offer]:
         return order.index(kind), [-part for part in version_parts(offer.version)]
 
     return sorted(offers, key=rank)
+
+
+def offered_presets(presets: Iterable[Preset], offers: Iterable[Offer]) -> list[Offer]:
+    """The presets that any of the offers makes possible, by name, each with the version that it comes to."""
+    there = list(offers)
+    found: list[Offer] = []
+    for preset in sorted(presets, key=lambda one: one.name):
+        runtime = parse_runtime(preset.runtime)
+        offer = next((one for one in there if runtime is not None and meets(one, runtime)), None)
+        if offer is not None:
+            found.append(Offer(preset.name, offer.version))
+    return found
 
 
 def read_presets(tables: Mapping[str, object]) -> dict[str, Preset]:

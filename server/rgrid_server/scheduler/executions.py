@@ -13,7 +13,15 @@ from sqlalchemy.engine import Connection
 from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.execution import State, Status
-from rgrid_server.domain.runtimes import Offer, meets, newest_first, parse_runtime
+from rgrid_server.domain.runtimes import (
+    Chosen,
+    Offer,
+    Preset,
+    meets,
+    newest_first,
+    offered_presets,
+    parse_runtime,
+)
 from rgrid_server.domain.submission import Limits, Problem, Submission, find_problems
 from rgrid_server.errors import Conflict, Invalid, NotFound
 from rgrid_server.scheduler.intake import (
@@ -43,12 +51,18 @@ class Executions:
     """Everything a tenant may do with executions."""
 
     def __init__(
-        self, database: Database, wakeups: Wakeups, limits: Limits, observer: Observer | None = None
+        self,
+        database: Database,
+        wakeups: Wakeups,
+        limits: Limits,
+        observer: Observer | None = None,
+        presets: Mapping[str, Preset] | None = None,
     ) -> None:
         self._database = database
         self._observer = observer or Observer()
         self._wakeups = wakeups
         self.limits = limits
+        self._presets = dict(presets or {})
         self._offered: list[Offer] = []
         self._offered_until = 0.0
 
@@ -180,19 +194,40 @@ class Executions:
         return await self._database.read(queue.any_unfinished)
 
     async def offered_runtimes(self) -> list[Offer]:
-        """What the runners that were heard of lately can run: Pythons first, newer versions before older."""
+        """What can be asked for: Pythons first, newer versions before older, then the presets.
+
+        It is what the runners that were heard of lately can run, and the presets that stand for any of it.
+        """
         rows = await self.present_runners()
-        return newest_first(
-            {Offer(item["name"], item.get("version", "")) for row in rows for item in row["runtimes"]}
-        )
+        offers = {Offer(item["name"], item.get("version", "")) for row in rows for item in row["runtimes"]}
+        there = newest_first(offers)
+        return [*there, *offered_presets(self._presets.values(), there)]
 
     async def present_runners(self) -> Sequence[Row]:
         """Runners that were heard of lately."""
         since = now_ms() - runners.SEEN_WITHIN_MS
         return await self._database.read(lambda c: runners.list_runners(c, since))
 
-    async def choose_runtime(self, asked: str | None) -> str:
-        """The runtime to run with: the one asked for, else the default, else the newest there is.
+    async def choose(self, asked: str | None, requirements: str | None = None) -> Chosen:
+        """What to run with: what a preset stands for, before the requirements that there are beside it.
+
+        Raises:
+            Invalid: none of the runners that are here offers it.
+        """
+        preset = self._presets.get(asked) if asked is not None else None
+        if preset is None:
+            return Chosen(await self._choose_runtime(asked), requirements)
+        both = [part for part in (preset.requirements, requirements or "") if part.strip()]
+        return Chosen(await self._choose_runtime(preset.runtime), "\n".join(both) or None)
+
+    async def choose_estimated(self, asked: str | None) -> str:
+        """The runtime whose earlier runs an estimate looks at; also one that nobody offers now."""
+        if asked and asked not in self._presets:
+            return asked
+        return (await self.choose(asked or None)).runtime
+
+    async def _choose_runtime(self, asked: str | None) -> str:
+        """The runtime that was asked for, else the default, else the newest there is.
 
         Raises:
             Invalid: none of the runners that are here offers it.

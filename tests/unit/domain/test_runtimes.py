@@ -13,6 +13,7 @@ from rgrid_server.domain.runtimes import (
     Runtime,
     meets,
     newest_first,
+    offered_presets,
     parse_runtime,
     read_presets,
 )
@@ -78,6 +79,12 @@ def test_the_newest_python_comes_first_whatever_the_numbers_of_others() -> None:
     pythons = [Offer("python:3.9", "3.9.2"), Offer("python:3.13", "3.13.0"), Offer("python:3.11", "3.11.7")]
     found = [offer.name for offer in newest_first([*offers, *pythons])]
     assert found == ["python:3.13", "python:3.11", "python:3.9", "node:20", ANY_IMAGE, "data"]
+
+
+def test_a_preset_is_offered_where_its_runtime_is() -> None:
+    presets = [Preset("web", "node:20"), Preset("data", "python:3.11"), Preset("exact", "python:3.11.8")]
+    offers = [Offer("python:3.11", "3.11.7")]
+    assert offered_presets(presets, offers) == [Offer("data", "3.11.7")]
 
 
 def test_a_preset_is_a_runtime_with_requirements() -> None:
