@@ -47,7 +47,7 @@ def plan(script: str | Path, args: tuple[object, ...], options: dict[str, Any]) 
         source = read_script(path)
         options.setdefault("script_name", path.name)
         if "requirements" not in options:
-            options["requirements"] = requirements_beside(path)
+            options["requirements"] = requirements_beside(path, options.get("runtime"))
     planned = plan_inputs(
         [os.fspath(arg) if isinstance(arg, os.PathLike) else str(arg) for arg in args], Path(), path
     )

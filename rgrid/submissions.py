@@ -11,6 +11,7 @@ from typing import Any
 from rgrid.exceptions import ConfigurationError
 
 REQUIREMENTS_FILE = "requirements.txt"
+IMAGE_PREFIX = "docker:"
 
 
 def execution_body(
@@ -102,8 +103,10 @@ def read_script(path: Path) -> str:
     return source
 
 
-def requirements_beside(script: Path) -> str | None:
-    """The text of a requirements.txt that stands beside a script."""
+def requirements_beside(script: Path, runtime: str | None = None) -> str | None:
+    """The text of a requirements.txt that stands beside a script; an image has its packages in it already."""
+    if runtime is not None and runtime.startswith(IMAGE_PREFIX):
+        return None
     beside = script.parent / REQUIREMENTS_FILE
     return read_requirements(beside) if beside.is_file() else None
 

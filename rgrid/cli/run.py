@@ -74,7 +74,9 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
     body = execution_body(
         source,
         env_vars=parse_pairs(given["env"], "--env"),
-        requirements=read_requirements(requirements) if requirements else requirements_beside(script),
+        requirements=read_requirements(requirements)
+        if requirements
+        else requirements_beside(script, runtime),
         runtime=given["runtime"],
         timeout_seconds=given["timeout"],
         cpus=given["cpus"],

@@ -151,7 +151,7 @@ def test_waiting_ends_at_once_when_it_is_canceled_and_the_lock_goes_to_the_next(
     async def give_up() -> None:
         environments = Environments(directory, {RUNTIME: OWN})
         waiting = asyncio.create_task(ask(environments))
-        while not any(name.startswith("build") for name in environments._pending):
+        while not any(name.startswith("build") for name in environments._once.under_way):
             await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -12,23 +12,22 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.runner.envstore import EnvironmentStore, Resolution
 from rgrid_server.runner.filelock import FileLock
 from rgrid_server.runner.interpreters import Interpreter, installation
+from rgrid_server.runner.once import Once
 from rgrid_server.runner.requirements import Wanted, digest, find_wanted
 from rgrid_server.runner.uv import EnvironmentFault, run_uv
 from rgrid_server.runner.warmth import find_packages
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 RESOLUTION_LIFETIME_SECONDS = 3600.0
 MAX_ENVIRONMENTS_BYTES = 20 * 1024**3
@@ -61,7 +60,7 @@ class Environment:
     warning: str | None = field(default=None, compare=False)
     """What its user should know of how it was come by."""
     image: str = ""
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def directory(self) -> Path:
@@ -84,7 +83,7 @@ class Environments:
         self._resolutions: dict[str, Resolution] = {}
         self._users: Counter[str] = Counter()
         self._held: dict[str, tuple[Environment, FileLock]] = {}
-        self._pending: dict[str, asyncio.Task[Any]] = {}
+        self._once = Once()
         self._described: dict[Path, Environment] = {}
 
     @asynccontextmanager
@@ -98,38 +97,18 @@ class Environments:
         wanted = find_wanted(specification, self._interpreters)
         pins, warning = "", None
         if wanted.requirements.strip():
-            pins, warning = await self._once(f"resolve {wanted.text_key}", lambda: self._resolve(wanted))
+            pins, warning = await self._once.do(f"resolve {wanted.text_key}", lambda: self._resolve(wanted))
         key = digest([wanted.interpreter.path, wanted.interpreter.version, pins])
         self._users[key] += 1
         try:
-            found = await self._once(f"build {key}", lambda: self._hold(key, wanted.interpreter, pins))
+            found = await self._once.do(f"build {key}", lambda: self._hold(key, wanted.interpreter, pins))
             yield found if warning is None else replace(found, warning=warning)
         finally:
             self._leave(key)
 
     async def close(self) -> None:
         """End what is being resolved or built."""
-        pending = list(self._pending.values())
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-
-    async def _once(self, what: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """One piece of work for all who ask at the same time; one of them going away does not end it."""
-        task = self._pending.get(what)
-        if task is None or task.done():
-            task = asyncio.create_task(work())
-            self._pending[what] = task
-            task.add_done_callback(lambda done: self._settle(what, done))
-        result: T = await asyncio.shield(task)
-        return result
-
-    def _settle(self, what: str, done: asyncio.Task[Any]) -> None:
-        if self._pending.get(what) is done:
-            del self._pending[what]
-        if not done.cancelled():
-            # who asked may be gone; then nobody else looks at the error
-            done.exception()
+        await self._once.close()
 
     async def _resolve(self, wanted: Wanted) -> tuple[str, str | None]:
         """Exact versions, and a warning where they are older than they should be."""

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgrid.cli import cost, quick, status
+from rgrid.cli.commands import CONTEXT, cli
 
 CLICKED = {"status": status.command, "cost": cost.command}
 WORDS = [
@@ -36,7 +37,8 @@ WORDS = [
 def _as_click_reads(name: str, words: list[str]) -> dict[str, object] | None:
     """The parameters that click reads; None where it refuses, answers itself, or goes to a command below."""
     try:
-        context = CLICKED[name].make_context(name, list(words))
+        above = click.Context(cli, **CONTEXT)
+        context = CLICKED[name].make_context(name, list(words), parent=above)
     except (click.exceptions.Exit, click.ClickException):
         return None
     return None if [*context._protected_args, *context.args] else context.params
