@@ -76,7 +76,7 @@ def command(script: Path, args: tuple[str, ...], **given: Any) -> int:
         env_vars=parse_pairs(given["env"], "--env"),
         requirements=read_requirements(requirements)
         if requirements
-        else requirements_beside(script, runtime),
+        else requirements_beside(script, given["runtime"]),
         runtime=given["runtime"],
         timeout_seconds=given["timeout"],
         cpus=given["cpus"],
