@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from rgrid_server.runner.images import Images
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.outputs import Finished, Outputs, with_passed_over
-from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox
+from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox, Warmth
 from rgrid_server.runner.uv import Rejected
 from rgrid_server.runner.warmth import find_warmth
 from rgrid_server.runner.workspace import Workspace
@@ -34,6 +34,8 @@ from rgrid_server.runner.workspace import Workspace
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NOT_PYTHON = Warmth(cold_reason="it is no Python script")
 
 _CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
 _BLANK = re.compile(r"^[ \t\f]*(?:[#\r\n]|$)")
@@ -230,7 +232,7 @@ class Carrier:
                     "environment_ms": ready_ms,
                     "environment_built": environment.was_built,
                     **({"environment_warning": environment.warning} if environment.warning else {}),
-                    "python": environment.version,
+                    environment.kind.value: environment.version,
                     "sandbox": self._sandbox_of(environment).name,
                     "start": "warm" if exit_.cold_reason is None else "cold",
                     **({"cold_reason": exit_.cold_reason} if exit_.cold_reason is not None else {}),
@@ -285,14 +287,9 @@ class Carrier:
             memory_mib=assignment.memory_mib,
             cpus_milli=assignment.cpus_milli,
             tenant=assignment.tenant_id,
-            read_only=() if environment.image else (environment.directory, *environment.installation),
+            read_only=environment.readable,
             image=environment.image,
-            warmth=find_warmth(
-                source,
-                [name, *(item.name for item in assignment.inputs)],
-                environment_variables(environment),
-                environment.packages,
-            ),
+            warmth=_warmth(source, [name, *(item.name for item in assignment.inputs)], environment),
         )
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
@@ -359,14 +356,22 @@ def describe(exit_: Exit, assignment: Assignment) -> tuple[Outcome, int, str | N
     return Outcome.SIGNALED, 128 + exit_.code, f"the script was ended by the signal {name}"
 
 
+def _warmth(source: bytes, names: Sequence[str], environment: Environment) -> Warmth:
+    if environment.kind is not Kind.PYTHON:
+        return NOT_PYTHON
+    return find_warmth(source, names, environment_variables(environment), environment.packages)
+
+
 def environment_variables(environment: Environment) -> dict[str, str]:
     """The variables that all scripts of an environment have: few, and none of the runner's own."""
     if environment.image:
         own = {"LANG": "C.UTF-8", "PATH": PATH, **environment.variables}
         return own | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    common = {"PATH": f"{environment.python.parent}:{PATH}", "LANG": "C.UTF-8"}
+    if environment.kind is not Kind.PYTHON:
+        return common
     return {
-        "PATH": f"{environment.python.parent}:{PATH}",
-        "LANG": "C.UTF-8",
+        **common,
         # a log that is followed shows each line as it is printed
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",

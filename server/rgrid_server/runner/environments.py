@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.domain.runtimes import Kind
 from rgrid_server.runner.envstore import EnvironmentStore, Resolution
 from rgrid_server.runner.filelock import FileLock
 from rgrid_server.runner.interpreters import Interpreter, installation
@@ -44,8 +45,9 @@ class Environment:
         key: what determines it.
         python: its interpreter.
         version: of the interpreter.
-        installation: the directories that its interpreter itself consists of.
+        installation: what its interpreter itself consists of: directories, or one file.
         packages: the top-level modules that are installed in it.
+        kind: what its interpreter runs.
         image: the container image that it is; empty for one of this machine.
         variables: what an image sets.
     """
@@ -55,6 +57,7 @@ class Environment:
     version: str
     installation: tuple[Path, ...]
     packages: frozenset[str]
+    kind: Kind = Kind.PYTHON
     was_built: bool = field(default=False, compare=False)
     """Whether it was made just now, rather than found."""
     warning: str | None = field(default=None, compare=False)
@@ -66,6 +69,13 @@ class Environment:
     def directory(self) -> Path:
         """Where it stands."""
         return self.python.parent.parent
+
+    @property
+    def readable(self) -> tuple[Path, ...]:
+        """What of the machine its scripts have to see."""
+        if self.image:
+            return ()
+        return self.installation if self.kind is Kind.NODE else (self.directory, *self.installation)
 
 
 class Environments:
@@ -95,6 +105,9 @@ class Environments:
             EnvironmentFault: it could not be built just now.
         """
         wanted = find_wanted(specification, self._interpreters)
+        if wanted.interpreter.kind is Kind.NODE:
+            yield _as_it_is(wanted.interpreter)
+            return
         pins, warning = "", None
         if wanted.requirements.strip():
             pins, warning = await self._once.do(f"resolve {wanted.text_key}", lambda: self._resolve(wanted))
@@ -227,6 +240,13 @@ class Environments:
         held = self._held.pop(key, None)
         if held is not None:
             held[1].release()
+
+
+def _as_it_is(interpreter: Interpreter) -> Environment:
+    """An interpreter of the machine that is used as it stands there: one file, and nothing beside it."""
+    key = digest([interpreter.path, interpreter.version])
+    parts = (Path(interpreter.path),)
+    return Environment(key, Path(interpreter.path), interpreter.version, parts, frozenset(), interpreter.kind)
 
 
 def _describe(key: str, target: Path, interpreter: Interpreter) -> Environment:

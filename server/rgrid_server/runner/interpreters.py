@@ -1,4 +1,4 @@
-"""Which Pythons this machine has."""
+"""Which interpreters this machine has, and which of them a runtime means."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from rgrid_server.domain.runtimes import Offer, meets, parse_runtime
+from rgrid_server.domain.runtimes import Kind, Offer, meets, parse_runtime, version_parts
 
 _NAME = re.compile(r"^python3\.\d+$")
+_NODE_VERSION = re.compile(r"v(\d+\.\d+\.\d+)")
 OLDEST = (3, 8)
 INSPECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python on this machine."""
+    """A Python or a Node.js on this machine."""
 
     version: str
     path: str
+    kind: Kind = Kind.PYTHON
 
     @property
     def runtime(self) -> str:
         """What users call it."""
         major, minor, *_ = self.version.split(".")
-        return f"python:{major}.{minor}"
+        return f"node:{major}" if self.kind is Kind.NODE else f"python:{major}.{minor}"
 
     @property
     def offer(self) -> Offer:
@@ -39,17 +41,18 @@ class Interpreter:
 
 
 async def find_interpreters() -> dict[str, Interpreter]:
-    """The newest interpreter of each minor version, by runtime name; this one's own is always there."""
+    """The newest interpreter of each runtime, by its name; the Python of this process is always there."""
     own = Interpreter(".".join(str(part) for part in sys.version_info[:3]), _base_executable())
     found = {own.runtime: own}
-    candidates = sorted({*_on_path(), *_in_pyenv(), *await _known_to_uv()})
-    for one in await asyncio.gather(*(_inspect(path) for path in candidates)):
-        if one is None or _parts(one.version)[:2] < OLDEST:
+    pythons = sorted({*_on_path(), *_in_pyenv(), *await _known_to_uv()})
+    asked = [*map(_inspect, pythons), *map(_inspect_node, sorted(_nodes()))]
+    for one in await asyncio.gather(*asked):
+        if one is None or (one.kind is Kind.PYTHON and version_parts(one.version)[:2] < OLDEST):
             continue
         known = found.get(one.runtime)
-        if known is None or (known is not own and _parts(known.version) < _parts(one.version)):
+        if known is None or (known is not own and version_parts(known.version) < version_parts(one.version)):
             found[one.runtime] = one
-    return dict(sorted(found.items(), key=lambda item: _parts(item[1].version)))
+    return dict(sorted(found.items(), key=lambda item: version_parts(item[1].version)))
 
 
 def choose(runtime: str, interpreters: dict[str, Interpreter]) -> Interpreter | None:
@@ -91,6 +94,14 @@ def _in_pyenv() -> list[str]:
     return [str(path) for path in root.glob("versions/*/bin/python3.*") if _NAME.match(path.name)]
 
 
+def _nodes() -> set[str]:
+    """Every node on the path and of nvm; each once, whatever it is called."""
+    on_path = [Path(directory) / "node" for directory in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    nvm = Path(os.environ.get("NVM_DIR") or Path.home() / ".nvm")
+    candidates = [*on_path, *nvm.glob("versions/node/*/bin/node")]
+    return {str(path.resolve()) for path in candidates if path.is_file() and os.access(path, os.X_OK)}
+
+
 async def _known_to_uv() -> list[str]:
     process = await asyncio.create_subprocess_exec(
         find_uv_bin(),
@@ -109,21 +120,26 @@ async def _known_to_uv() -> list[str]:
 async def _inspect(path: str) -> Interpreter | None:
     """What an interpreter says of itself; None where it does not run, or is no released CPython."""
     asked = "import sys; print(sys.implementation.name, sys.version_info.releaselevel, *sys.version_info[:3])"
+    words = await _said(path, "-I", "-S", "-c", asked)
+    return Interpreter(".".join(words[2:5]), path) if words[:2] == ["cpython", "final"] else None
+
+
+async def _inspect_node(path: str) -> Interpreter | None:
+    words = await _said(path, "--version")
+    match = _NODE_VERSION.fullmatch(words[0]) if words else None
+    return Interpreter(match.group(1), path, Kind.NODE) if match is not None else None
+
+
+async def _said(*command: str) -> list[str]:
+    """The words that a program prints; none where it does not run to a good end."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *[path, "-I", "-S", "-c", asked],
+            *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
         answer, _ = await asyncio.wait_for(process.communicate(), INSPECT_SECONDS)
     except (OSError, TimeoutError):
-        return None
-    words = answer.decode(errors="replace").split()
-    if process.returncode != 0 or words[:2] != ["cpython", "final"]:
-        return None
-    return Interpreter(".".join(words[2:5]), path)
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+        return []
+    return answer.decode(errors="replace").split() if process.returncode == 0 else []

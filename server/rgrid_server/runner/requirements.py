@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.domain.runtimes import Kind
 from rgrid_server.runner.interpreters import Interpreter, choose
 from rgrid_server.runner.uv import Rejected
 
@@ -47,6 +48,13 @@ def find_wanted(specification: Specification, interpreters: Mapping[str, Interpr
             f"the runtime {specification.runtime!r} is not on this machine; "
             f"there is {', '.join(sorted(interpreters))}",
         )
+    if interpreter.kind is Kind.NODE:
+        if (specification.requirements_content or "").strip():
+            raise Rejected(
+                "requirements_invalid",
+                f"requirements are Python's, and {interpreter.runtime} is none; send modules as inputs",
+            )
+        return Wanted(interpreter, "")
     block = script_metadata(specification.script_content)
     requires_python = block.get("requires-python")
     if requires_python is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.domain.runtimes import Kind
 from rgrid_server.runner.interpreters import Interpreter
 from rgrid_server.runner.pipconfig import index_settings
 from rgrid_server.runner.requirements import find_wanted, script_metadata
@@ -65,6 +66,26 @@ def test_a_runtime_that_is_not_there_is_answered_with_those_that_are() -> None:
     error = rejection(specification(runtime="python:2.7"))
     assert error.code == "runtime_unavailable"
     assert "'python:2.7' is not on this machine; there is python:3.11, python:3.13" in str(error)
+
+
+NODE = {**HERE, "node:20": Interpreter("20.11.1", "/usr/bin/node", Kind.NODE)}
+
+
+def test_a_script_of_node_has_no_block_of_pythons() -> None:
+    wanted = find_wanted(specification(PEP_723, runtime="node:20"), NODE)
+    assert (wanted.interpreter, wanted.requirements) == (NODE["node:20"], "")
+
+
+def test_requirements_of_a_script_of_node_are_invalid() -> None:
+    with pytest.raises(Rejected, match=r"requirements are Python's, and node:20 is none"):
+        find_wanted(specification(runtime="node:20", requirements="six"), NODE)
+
+
+@pytest.mark.parametrize("runtime", ["node:18", "node:20.11.2"])
+def test_a_node_of_another_version_is_not_there(runtime: str) -> None:
+    with pytest.raises(Rejected, match=r"is not on this machine; there is node:20, python:3\.11") as error:
+        find_wanted(specification(runtime=runtime), NODE)
+    assert error.value.code == "runtime_unavailable"
 
 
 def test_a_python_that_the_script_does_not_take_is_unavailable() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from rgrid_server.domain.runtimes import Kind
 from rgrid_server.runner.interpreters import Interpreter, choose, find_interpreters
 
 HERE = {
@@ -50,6 +52,19 @@ def test_what_only_looks_like_an_interpreter_is_passed_over(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "none"))
     assert "python:3.99" not in asyncio.run(find_interpreters())
+
+
+def test_a_node_is_found_on_the_path_and_under_nvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path, of_nvm = tmp_path / "bin/node", tmp_path / "nvm/versions/node/v97.1.2/bin/node"
+    for path, version in ((on_path, "v96.0.1"), (of_nvm, "v97.1.2")):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\necho {version}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{on_path.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("NVM_DIR", str(tmp_path / "nvm"))
+    found = asyncio.run(find_interpreters())
+    assert found["node:96"] == Interpreter("96.0.1", str(on_path), Kind.NODE)
+    assert found["node:97"] == Interpreter("97.1.2", str(of_nvm), Kind.NODE)
 
 
 def test_an_interpreter_under_pyenv_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
