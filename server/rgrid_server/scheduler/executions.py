@@ -237,8 +237,7 @@ class Executions:
             self._offered_until = monotonic() + OFFERED_SECONDS
         offered = self._offered
         runtime = parse_runtime(asked or DEFAULT_RUNTIME)
-        # what is no runtime's name is refused with all else that is wrong with a submission
-        if not offered or runtime is None or any(meets(offer, runtime) for offer in offered):
+        if not offered or (runtime is not None and any(meets(offer, runtime) for offer in offered)):
             return asked or DEFAULT_RUNTIME
         if asked is None:
             return offered[0].name
