@@ -1,20 +1,22 @@
-"""Write what says what the code says: settings and metrics in docs/reference/, and the command line's help.
+"""Write what says what the code says: pages of docs/reference/, and the command line's help.
 
 ``scripts/reference.py`` writes them; ``--check`` says which are not as the code has them.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 from pydantic_core import PydanticUndefined
 
 from rgrid.cli import HELP_OPTIONS, TOP_LEVEL, WRITTEN_COLUMNS
 from rgrid.cli.commands import COMMANDS, cli
+from rgrid_provider import get_provider_info
 from rgrid_server.config import Settings
 from rgrid_server.observability.metrics import Metrics
 
@@ -44,6 +46,53 @@ Beside these come `process_*`, `python_gc_*` and `python_info`. How to use them:
 | name | type | labels | what it says |
 |---|---|---|---|
 """
+
+CONNECTION = f"""{WRITTEN_BY}
+# The Airflow connection
+
+The type is **{{hook_name}}** (`{{conn_type}}`), the default id `rgrid_default`; every operator, sensor,
+notifier and hook takes another as `rgrid_conn_id`. *Test* asks the server for its version, and whose key it is.
+
+| field | what it says |
+|---|---|
+| `host`, in the form *{{host}}* | its address; without a scheme `schema` decides, else it is https |
+| `port` | where the address has none and the scheme's own is not meant |
+| `schema` | `http` or `https` |
+| `password`, in the form *{{password}}* | the API key; Airflow encrypts it, and masks it in logs |
+
+| extra | in the form | type | what it says |
+|---|---|---|---|
+{{extras}}
+No login is asked for: a key says whose it is.
+
+## As an environment variable
+
+`AIRFLOW_CONN_` and the id in capitals. As JSON, where nothing has to be escaped:
+
+```sh
+export AIRFLOW_CONN_RGRID_DEFAULT='{{as_json}}'
+```
+
+As a URI the path is `schema`, and extras are its query; a `/` in them is written `%2F`:
+
+```sh
+export AIRFLOW_CONN_RGRID_DEFAULT='rgrid://:sk_live_1@rgrid.example.com:8443/https?verify=%2Fetc%2Fssl%2Fcompany.pem&timeout=60'
+```
+
+## What the package registers with Airflow
+
+`airflow providers get rgrid --full` shows the same.
+
+| kind | what |
+|---|---|
+{{registered}}"""
+
+EXAMPLE_CONNECTION = {
+    "conn_type": "rgrid",
+    "host": "https://rgrid.example.com:8443",
+    "password": "sk_live_1",
+    "extra": {"verify": "/etc/ssl/company.pem", "timeout": 60},
+}
 
 
 def main() -> int:
@@ -90,6 +139,46 @@ def metrics_page() -> str:
     return METRICS + "".join(sorted(lines))
 
 
+def connection_page() -> str:
+    """The connection's fields and what else Airflow's provider manager reads of this package."""
+    info = get_provider_info()
+    (kind,) = info["connection-types"]
+    labels = kind["ui-field-behaviour"]["relabeling"]
+    extras = "".join(
+        f"| `{name}` | {field['label']} | {_json_types(field['schema'])} | {field['description']} |\n"
+        for name, field in kind["conn-fields"].items()
+    )
+    registered = [(f"connection type `{kind['connection-type']}`", [kind["hook-class-name"]])]
+    for kind_of, told in (
+        ("hooks", "hook"),
+        ("operators", "operators"),
+        ("sensors", "sensors"),
+        ("triggers", "triggers"),
+    ):
+        registered += [(told, item["python-modules"]) for item in info[kind_of]]
+    registered += [
+        (f"to {item['target-integration-name']}", [item["python-module"]]) for item in info["transfers"]
+    ]
+    registered += [(f"`@task.{item['name']}`", [item["class-name"]]) for item in info["task-decorators"]]
+    registered += [("notifier", info["notifications"]), ("links", info["extra-links"])]
+    registered += [(f"plugin `{item['name']}`", [item["plugin-class"]]) for item in info["plugins"]]
+    return CONNECTION.format(
+        hook_name=kind["hook-name"],
+        conn_type=kind["connection-type"],
+        host=labels["host"],
+        password=labels["password"],
+        as_json=json.dumps(EXAMPLE_CONNECTION),
+        extras=extras,
+        registered="".join(
+            f"| {told} | {', '.join(f'`{name}`' for name in names)} |\n" for told, names in registered
+        ),
+    )
+
+
+def _json_types(schema: Mapping[str, Any]) -> str:
+    return " or ".join(name for name in schema["type"] if name != "null")
+
+
 def help_texts() -> dict[Path, str]:
     """What the command line answers to --help before click is loaded, as click has it."""
     return {
@@ -122,7 +211,11 @@ def _is_written(page: Path, text: str) -> bool:
     return page.exists() and page.read_text() == text
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "metrics.md": metrics_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "metrics.md": metrics_page,
+    "airflow-connection.md": connection_page,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

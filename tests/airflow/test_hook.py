@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
 from rgrid_provider.hooks.rgrid import ConnectionSettings, RGridHook
-from tests.live import LiveServer
+from tests.live import ROOT, LiveServer
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,17 @@ def test_a_server_that_is_not_there_fails_the_test(monkeypatch: pytest.MonkeyPat
     works, message = RGridHook("gone").test_connection()
     assert not works
     assert "is the server running there?" in message
+
+
+def test_every_form_on_the_connections_page_is_the_same_connection() -> None:
+    page = (ROOT / "docs" / "reference" / "airflow-connection.md").read_text()
+    forms = re.findall(r"^export AIRFLOW_CONN_RGRID_DEFAULT='(.*)'$", page, re.MULTILINE)
+    assert [form[0] for form in forms] == ["{", "r"]
+    for form in forms:
+        found = Connection.from_json(form) if form[0] == "{" else Connection.from_uri(form)
+        assert found.conn_type == RGridHook.conn_type
+        settings = ConnectionSettings.from_connection(found)
+        server = settings.server
+        assert (server.url, server.api_key) == ("https://rgrid.example.com:8443", "sk_live_1")
+        assert server.timeout_seconds == 60
+        assert settings.verify == "/etc/ssl/company.pem"
