@@ -51,7 +51,8 @@ CONNECTION = f"""{WRITTEN_BY}
 # The Airflow connection
 
 The type is **{{hook_name}}** (`{{conn_type}}`), the default id `rgrid_default`; every operator, sensor,
-notifier and hook takes another as `rgrid_conn_id`. *Test* asks the server for its version and whose key it is.
+notifier and hook takes another as
+`rgrid_conn_id`. *Test* asks the server for its version and whose key it is.
 
 | field | what it says |
 |---|---|
