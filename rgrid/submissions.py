@@ -12,6 +12,8 @@ from rgrid.exceptions import ConfigurationError
 
 REQUIREMENTS_FILE = "requirements.txt"
 IMAGE_PREFIX = "docker:"
+REGISTRY_AUTH = "RGRID_REGISTRY_AUTH"
+"""The secret that an image's registry is shown, ``USER:PASSWORD``; scripts do not get it."""
 
 
 def execution_body(

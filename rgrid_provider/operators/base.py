@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from jinja2 import TemplateNotFound
 
 from rgrid.client import Client
-from rgrid.submissions import execution_body
+from rgrid.submissions import REGISTRY_AUTH, execution_body
 from rgrid_provider._compat import (
+    AirflowException,
     BaseOperator,
     default_deferrable,
     is_deferral_timed_out,
@@ -50,6 +51,7 @@ class GridOperator(BaseOperator):
         cache: str | None = None,
         user_metadata: Mapping[str, Any] | None = None,
         rgrid_conn_id: str = RGridHook.default_conn_name,
+        docker_conn_id: str | None = None,
         deferrable: bool | None = None,
         wait_for_completion: bool = True,
         poll_interval: float = 30.0,
@@ -70,6 +72,7 @@ class GridOperator(BaseOperator):
         self.cache = cache
         self.user_metadata = user_metadata
         self.rgrid_conn_id = rgrid_conn_id
+        self.docker_conn_id = docker_conn_id
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
@@ -133,6 +136,8 @@ class GridOperator(BaseOperator):
     def _secrets(self) -> dict[str, str | None]:
         given = self.secrets or {}
         secrets = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
+        if self.docker_conn_id is not None:
+            secrets[REGISTRY_AUTH] = _registry_auth(self.docker_conn_id)
         for value in secrets.values():
             if value:
                 # Airflow's own log and rendered fields do not show it either
@@ -169,3 +174,16 @@ class GridOperator(BaseOperator):
 
     def _cancel(self, client: Client, work_id: str) -> None:
         raise TypeError("an operator says how its work is ended")
+
+
+def _registry_auth(docker_conn_id: str) -> str:
+    """The user and the password of a connection of the Docker provider."""
+    from airflow.providers.docker.hooks.docker import DockerHook
+
+    connection = DockerHook.get_connection(docker_conn_id)
+    if not connection.login or not connection.password:
+        raise AirflowException(
+            f"the connection {docker_conn_id!r} has no login and password for a registry of images; "
+            "add both, or leave docker_conn_id out for images that need none"
+        )
+    return f"{connection.login}:{connection.password}"

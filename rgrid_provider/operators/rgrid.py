@@ -34,7 +34,7 @@ class RGridRunOperator(GridOperator):
         secrets: environment variables that are sealed on the server and masked in the log: names to values,
             None for one that is kept on the server; or only names of such.
         requirements: packages: a list, a requirements text, or the path of a ``.txt`` file.
-        runtime: such as ``python:3.11``.
+        runtime: such as ``python:3.11``, or ``docker:IMAGE``.
         input_files: files of the worker: paths, or a mapping of names to paths.
         output_dir: where its outputs go on the worker; left on the grid when None.
         timeout_seconds: how long it may run.
@@ -44,6 +44,8 @@ class RGridRunOperator(GridOperator):
         cache: ``read`` or ``read_write``: whether an earlier result of just the same work may stand for it.
         user_metadata: notes to find it by; dag, run, task, owner and tags are added.
         rgrid_conn_id: the connection.
+        docker_conn_id: a connection of the Docker provider, whose login and password the registry of a
+            ``docker:IMAGE`` is shown; the script does not get them.
         deferrable: wait in the triggerer; the configuration's default when None.
         wait_for_completion: False returns the execution's id at once.
         poll_interval: seconds that one look at the server may wait.

@@ -246,3 +246,22 @@ def test_lineage_has_files_and_cost_also_of_what_failed(context_of: ContextOf, t
         failing.execute(context)
     told = failing.get_openlineage_facets_on_complete(context["ti"])
     assert told.run_facets["rgrid"].status == "failed"
+
+
+def test_a_docker_connection_opens_a_registry_and_its_password_is_a_secret(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_IMAGES", "docker://someone:open%20sesame@registry.example:5000")
+    operator = run("print(1)", runtime="docker:registry.example:5000/x:1", docker_conn_id="images")
+    body = operator._body(context_of(operator))
+    assert body["secrets"] == {"RGRID_REGISTRY_AUTH": "someone:open sesame"}
+    assert "open sesame" not in str({name: value for name, value in body.items() if name != "secrets"})
+
+
+def test_a_docker_connection_without_a_password_is_said(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_IMAGES", "docker://registry.example:5000")
+    operator = run("print(1)", runtime="docker:registry.example:5000/x:1", docker_conn_id="images")
+    with pytest.raises(AirflowException, match="'images' has no login and password"):
+        operator._body(context_of(operator))
