@@ -171,10 +171,13 @@ def test_a_second_runner_in_the_same_directory_ends_by_itself(grid: Grid) -> Non
     assert second.wait() == 75
 
 
-def test_a_sandbox_that_is_not_there_is_named(grid: Grid, tmp_path: Path) -> None:
+def test_a_sandbox_that_is_not_there_is_named(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
     asked = RunnerProcess(grid.server, tmp_path / "data", "--sandbox", "docker")
     assert asked.wait() == 2
-    assert "invalid choice: 'docker'" in asked.log.read_text()
+    assert "--sandbox docker: the Docker daemon: " in asked.log.read_text()
 
 
 def test_it_carries_several_at_a_time(grid: Grid) -> None:

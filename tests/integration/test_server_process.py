@@ -63,7 +63,7 @@ def test_data_of_a_newer_version_are_left_alone(tmp_path: Path) -> None:
         (["--port", "99999"], "port"),
         (["--database-url", "mysql://x/y"], "--database-url begins with mysql://"),
         (["--engine", "ray"], "'ray' is not available"),
-        (["--sandbox", "docker"], "'docker' is not available"),
+        (["--sandbox", "chroot"], "invalid choice: 'chroot'"),
         (["--host", "no.such.host.invalid"], "is not known"),
     ],
 )
