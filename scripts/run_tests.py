@@ -1,8 +1,7 @@
 """Run every test in the environment that it belongs to, and sum them up in the last line.
 
-Suites are taken by three workers, the longest first: that keeps two cores busy, since many tests wait for
-processes. What a suite printed is shown when it has ended. Under RGRID_TEST_REQUIRE=all a skipped test is a
-failure.
+Two lanes run beside each other: what is mostly one process computing, and what is many processes waiting
+for each other (Airflow, faults, a browser). Under RGRID_TEST_REQUIRE=all a skipped test is a failure.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKERS = 3
+MAIN_TESTS = ("tests/unit", "tests/contract", "tests/integration")
+AIRFLOW_TESTS = ("tests/airflow",)
 
 
 @dataclass
@@ -54,30 +53,26 @@ class Suite:
 
 def main(arguments: Sequence[str]) -> int:
     """Run all suites; returns the exit code."""
-    suites = _suites()
-    waiting = SimpleQueue[Suite]()
-    for suite in suites:
-        waiting.put(suite)
-    shown = threading.Lock()
+    lanes = [
+        [Suite("main", ".venv", MAIN_TESTS)],
+        [
+            Suite("airflow3", ".venv-airflow3", AIRFLOW_TESTS),
+            Suite("airflow2", ".venv-airflow2", AIRFLOW_TESTS),
+            Suite("faults", ".venv", ["tests/faults"]),
+            Suite("browser", ".venv", ["tests/browser"]),
+        ],
+    ]
     with tempfile.TemporaryDirectory(prefix="rgrid-tests-") as name:
-
-        def work() -> None:
-            while True:
-                try:
-                    suite = waiting.get_nowait()
-                except Empty:
-                    return
-                printed = Path(name) / f"{suite.name}.txt"
-                with printed.open("wb") as output:
-                    suite.run(Path(name), arguments, output.fileno())
-                with shown:
-                    print(f"\n--- {suite.name} ---\n{printed.read_text(errors='replace')}", flush=True)
-
-        workers = [threading.Thread(target=work) for _ in range(WORKERS)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        directory = Path(name)
+        beside = threading.Thread(target=_run_quietly, args=(lanes[1], directory, arguments))
+        beside.start()
+        for suite in lanes[0]:
+            suite.run(directory, arguments, None)
+        beside.join()
+        for suite in lanes[1]:
+            print(f"\n--- {suite.name} ---", flush=True)
+            print((directory / f"{suite.name}.txt").read_text(errors="replace"), flush=True)
+    suites = [suite for lane in lanes for suite in lane]
     passed, failed, skipped = (
         sum(getattr(suite, word) for suite in suites) for word in ("passed", "failed", "skipped")
     )
@@ -91,29 +86,10 @@ def main(arguments: Sequence[str]) -> int:
     return int(bool(failed) or nothing_ran or skips_fail)
 
 
-def _suites() -> list[Suite]:
-    """All of them, the longest first; a module of tests is in one and no other."""
-    alone = [f"tests/integration/test_{name}.py" for name in ("runner_protocol", "backup")]
-    contract = [f"tests/contract/test_{name}.py" for name in ("sandboxes", "hostile_scripts")]
-    return [
-        Suite("faults", ".venv", ["tests/faults"]),
-        Suite("contract", ".venv", [*_but("contract", contract), *_but("integration", alone, "[e-z]*")]),
-        Suite(
-            "integration", ".venv", [*_but("integration", alone, "[a-d]*"), "tests/integration/same_as_local"]
-        ),
-        Suite("airflow3", ".venv-airflow3", ["tests/airflow"]),
-        Suite("airflow2", ".venv-airflow2", ["tests/airflow"]),
-        Suite("alone", ".venv", alone),
-        Suite("sandboxes", ".venv", contract),
-        Suite("browser", ".venv", ["tests/browser"]),
-        Suite("unit", ".venv", ["tests/unit"]),
-    ]
-
-
-def _but(folder: str, left_out: Sequence[str], which: str = "*") -> list[str]:
-    """The modules of a folder whose names begin so, but for some that are elsewhere."""
-    found = sorted((ROOT / "tests" / folder).glob(f"test_{which}.py"))
-    return [name for path in found if (name := str(path.relative_to(ROOT))) not in left_out]
+def _run_quietly(suites: Sequence[Suite], directory: Path, arguments: Sequence[str]) -> None:
+    for suite in suites:
+        with (directory / f"{suite.name}.txt").open("wb") as output:
+            suite.run(directory, arguments, output.fileno())
 
 
 if __name__ == "__main__":
