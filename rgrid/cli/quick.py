@@ -15,8 +15,6 @@ from rgrid.cli import BROKEN_PIPE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERRUPTED = 130
-
 _Given = dict[str, "str | int | bool | None"]
 
 
@@ -114,6 +112,8 @@ def run(argv: Sequence[str]) -> int | None:
     except BrokenPipeError:
         return BROKEN_PIPE
     except KeyboardInterrupt:
+        from rgrid.cli.failures import INTERRUPTED
+
         return INTERRUPTED
     except Exception as error:
         from rgrid.cli.failures import tell_failure

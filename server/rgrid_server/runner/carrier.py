@@ -26,7 +26,7 @@ from rgrid_server.runner.images import Images
 from rgrid_server.runner.inputs import InputCache
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.outputs import Finished, Outputs, with_passed_over
-from rgrid_server.runner.sandbox.base import Command, Ended, Exit, Running, Sandbox, Warmth
+from rgrid_server.runner.sandbox.base import NOT_PYTHON, Command, Ended, Exit, Running, Sandbox, Warmth
 from rgrid_server.runner.uv import Rejected
 from rgrid_server.runner.warmth import find_warmth
 from rgrid_server.runner.workspace import Workspace
@@ -34,8 +34,6 @@ from rgrid_server.runner.workspace import Workspace
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-NOT_PYTHON = Warmth(cold_reason="it is no Python script")
 
 _CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
 _BLANK = re.compile(r"^[ \t\f]*(?:[#\r\n]|$)")

@@ -54,6 +54,9 @@ class Warmth:
     collects: bool = False
 
 
+NOT_PYTHON = Warmth(cold_reason="it is no Python script")
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """What is to be run, where, with what, and how far it may go.
@@ -84,7 +87,7 @@ class Command:
     max_file_bytes: int = MAX_FILE_BYTES
     tenant: str = ""
     read_only: tuple[Path, ...] = ()
-    warmth: Warmth = Warmth(cold_reason="it is no Python script")
+    warmth: Warmth = NOT_PYTHON
     image: str = ""
 
 
