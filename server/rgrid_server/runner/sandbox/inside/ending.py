@@ -158,12 +158,12 @@ class Ending:
         """Whether the script ended by itself: neither by an exception nor by ``SystemExit``."""
         if hasattr(sys, "last_type"):
             return False
-        names = [self._name_of(address) for address in self._stack()]
-        if FINALIZE not in names:
-            return False
-        # what handles SystemExit stands between the two
-        caller = len(names) - names[::-1].index(FINALIZE)
-        return caller < len(names) and names[caller] == RUN_MAIN
+        stack = self._stack()
+        for place in range(len(stack) - 1, 0, -1):
+            if self._name_of(stack[place]) == RUN_MAIN:
+                # what handles SystemExit would stand between the two
+                return self._name_of(stack[place - 1]) == FINALIZE
+        return False
 
     def _stack(self) -> list[int]:
         """The return addresses of this thread's C functions, the innermost first."""
