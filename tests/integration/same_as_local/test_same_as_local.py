@@ -177,7 +177,9 @@ def servers(
     started: dict[str, LiveServer] = {}
 
     def get(sandbox: str) -> LiveServer:
-        require(sandbox != "bubblewrap" or bubblewrap.why_not() is None, f"{sandbox} ({bubblewrap.why_not()})")
+        require(
+            sandbox != "bubblewrap" or bubblewrap.why_not() is None, f"{sandbox} ({bubblewrap.why_not()})"
+        )
         if sandbox not in started:
             directory = tmp_path_factory.mktemp(sandbox)
             env = {"DOCKER_HOST": request.getfixturevalue("own_docker")} if sandbox == "docker" else {}

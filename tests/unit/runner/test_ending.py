@@ -91,6 +91,17 @@ def test_what_cannot_be_flushed_is_told_as_cpython_tells_it() -> None:
     assert code == 120
 
 
+@pytest.mark.parametrize("command", ["true", "false"])
+def test_an_interpreter_whose_probe_ends_otherwise_never_ends_at_once(command: str) -> None:
+    program = (
+        f"import os, sys; sys.path.insert(0, {str(INSIDE)!r}); import ending\n"
+        f"end = ending.Ending(); end.heed(os.posix_spawnp({command!r}, [{command!r}], {{}}))\n"
+        "print(end._is_safe)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
 def test_an_interpreter_is_asked_whether_its_ends_can_be_told_apart() -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(INSIDE)!r}); import ending\n"

@@ -23,9 +23,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-RUN_MAIN, FINALIZE = b"Py_RunMain", b"Py_FinalizeEx"
+RUN_MAIN = b"Py_RunMain"
+ENDED_BY_IT = (b"Py_FinalizeEx", b"_PyEval_EvalFrameDefault")
+"""What it calls then: the end; where that is unnamed, as from Python 3.13 on, what the end calls here."""
 DEEPEST_STACK = 128
 RTLD_DL_SYMENT = 1
+PROBE_EXIT_CODE = 7
 HAS_GC = 1 << 14
 """Py_TPFLAGS_HAVE_GC: whether the collector knows a type's objects."""
 
@@ -51,14 +54,6 @@ SAFE_CALLBACKS = frozenset(
     {"weakref", "_weakrefset", "functools", "logging", "threading", "concurrent.futures.thread", "typing"}
 )
 """Modules whose callbacks of weak references only keep their own books."""
-
-PROBE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import ending
-ending.Ending().allow(set(sys.modules))
-raise SystemExit(7)
-"""
 
 
 class _SymbolInfo(ctypes.Structure):
@@ -109,14 +104,14 @@ class Ending:
         atexit.register(self._end)
 
     def probe(self) -> int:
-        """Start an interpreter that ends by ``sys.exit(7)``; its process number, for :meth:`heed`."""
-        arguments = [sys.executable, "-I", "-S", "-c", PROBE, os.path.dirname(os.path.abspath(__file__))]
+        """Start an interpreter that runs this file as its script; its process number, for :meth:`heed`."""
+        arguments = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
         return os.posix_spawn(sys.executable, arguments, os.environ)
 
     def heed(self, probe: int) -> None:
         """Wait for that; an interpreter that ended otherwise cannot be told how its scripts end."""
         _, status = os.waitpid(probe, 0)
-        self._is_safe = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 7
+        self._is_safe = os.WIFEXITED(status) and os.WEXITSTATUS(status) == PROBE_EXIT_CODE
 
     def forbid(self) -> None:
         """Leave no trace in this process: its script watches what is called."""
@@ -158,12 +153,11 @@ class Ending:
         """Whether the script ended by itself: neither by an exception nor by ``SystemExit``."""
         if hasattr(sys, "last_type"):
             return False
-        stack = self._stack()
-        for place in range(len(stack) - 1, 0, -1):
-            if self._name_of(stack[place]) == RUN_MAIN:
-                # what handles SystemExit would stand between the two
-                return self._name_of(stack[place - 1]) == FINALIZE
-        return False
+        names = (self._name_of(address) for address in reversed(self._stack()))
+        if RUN_MAIN not in names:
+            return False
+        # what handles SystemExit would come first
+        return next(filter(None, names), None) in ENDED_BY_IT
 
     def _stack(self) -> list[int]:
         """The return addresses of this thread's C functions, the innermost first."""
@@ -222,3 +216,9 @@ def _is_bookkeeping(callback: Any) -> bool:
     return (
         callback is None or module in SAFE_CALLBACKS or (module is None and callback.__name__ == "_destroy")
     )
+
+
+if __name__ == "__main__":
+    # a probe: whether this interpreter's end is taken for another one's is seen by its exit code
+    Ending().allow(set(sys.modules))
+    raise SystemExit(PROBE_EXIT_CODE)
