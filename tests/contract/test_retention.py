@@ -160,9 +160,7 @@ class Grid:
             NotFound, FileNotFoundError: it is not there.
         """
         stored = await self.files.open_blob(tenant_id, sha256)
-        if stored.content is not None:
-            return stored.content
-        return b"".join([chunk async for chunk in stored.chunks])
+        return b"".join([chunk async for chunk in stored.read()])
 
     def files_there(self) -> list[str]:
         return [path.name for path in self.directory.rglob("*") if path.is_file()]
