@@ -87,8 +87,8 @@ class _Cut(Exception):
 class Proxy:
     """Forwards connections to a target that may move, in a thread of its own.
 
-    ``dealt`` counts the faults of exchanges, ``refused`` the connections that led nowhere, ``asked_bytes`` and
-    ``answered_bytes`` what has passed in either direction.
+    ``dealt`` counts the faults of exchanges, ``refused`` the connections that led nowhere, ``asked_bytes``
+    and ``answered_bytes`` what has passed in either direction.
 
     Args:
         target: host and port of the server, asked for at each connection; None while there is none.
