@@ -26,7 +26,7 @@ from rgrid_server.blobs.base import (
 )
 from rgrid_server.blobs.files import fsync_directory, full, hash_mismatch
 
-MAX_PARTIALS = 1000
+MAX_PARTIALS = 200
 """So many an owner may have at once, however small they are."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
