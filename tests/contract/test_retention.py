@@ -441,6 +441,7 @@ def test_an_upload_in_parts_that_does_not_go_on_is_let_go(
     sha256 = hashlib.sha256(CONTENTS[1]).hexdigest()
 
     async def check() -> None:
+        (tmp_path / "data").mkdir()
         grid = Grid(open_database(tmp_path / "data"), tmp_path / "blobs")
         tenant_id, _ = await grid.begin()
         partials = PartialUploads(grid.uploads, grid.store, 1 << 30, 1 << 30)
