@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rgrid import calls, config, files, models
+from rgrid import calls, config, files, models, parts
 from rgrid.client import WAIT_SECONDS
 from rgrid.exceptions import ConfigurationError, RGridError
-from rgrid.patience import MAX_FAILURES, PASSING, Patience, wants_another_url
-from rgrid.streams import FolderOf, OutputFiles, ResultLines, Sink, folder_by_input
+from rgrid.patience import MAX_FAILURES, PASSING, Cuts, Patience
+from rgrid.streams import FolderOf, OutputFiles, Rest, ResultLines, Sink, folder_by_input
 from rgrid.submissions import execution_body
 from rgrid.transport.base import AsyncTransport, Server
 
@@ -159,7 +160,7 @@ class AsyncClient:
     ) -> AsyncIterator[models.BatchResult]:
         patience, is_over = Patience(), False
         while True:
-            sink = begin()
+            sink, rest = begin(), None
             try:
                 async for chunk in self.transport.stream(call(batch_id, after, follow=follow)):
                     for result in sink.feed(chunk):
@@ -171,8 +172,21 @@ class AsyncClient:
                 is_over = (await self.batch(batch_id)).is_terminal
             except PASSING as failure:
                 await asyncio.sleep(patience.delay_after(failure))
+                rest = sink.rest()
             finally:
                 sink.abandon()
+            if rest is not None and await self._fetch_rest(rest):
+                after = rest.result.position
+                yield rest.result
+
+    async def _fetch_rest(self, rest: Rest) -> bool:
+        try:
+            for item, target in rest.files:
+                with files.AtomicFile(target, item.sha256, item.mode, item.size_bytes) as file:
+                    await self._fetch(file, partial(_blob_behind, item.sha256))
+        except PASSING:
+            return False
+        return True
 
     async def upload(self, paths: Mapping[str, Path]) -> dict[str, str]:
         """As :meth:`rgrid.Client.upload`."""
@@ -180,8 +194,16 @@ class AsyncClient:
         by_hash = {hashes[name]: path for name, path in paths.items()}
         if by_hash:
             for one in await self.send(calls.missing_blobs(list(by_hash))):
-                await self.send(calls.put_blob(one, by_hash[one]))
+                await self._put(one, by_hash[one])
         return hashes
+
+    async def _put(self, sha256: str, path: Path) -> None:
+        most_bytes, size_bytes = parts.part_bytes(), (await asyncio.to_thread(path.stat)).st_size
+        if size_bytes <= most_bytes:
+            await self.send(calls.put_blob(sha256, path))
+            return
+        steps = parts.upload_steps(sha256, path, size_bytes, most_bytes, files.Silent().on_advance)
+        await parts.acarry(steps, self.send)
 
     async def download(self, execution_id: str, output_dir: Path | str = ".") -> list[Path]:
         """As :meth:`rgrid.Client.download`."""
@@ -194,16 +216,27 @@ class AsyncClient:
         return fetched
 
     async def _download(self, artifact: models.Artifact, target: Path) -> None:
-        attempt = 0
-        while True:
-            attempt += 1
+        async def behind(start: int) -> calls.Call[bytes]:
             url = await self.send(calls.download_url(artifact.file_path))
+            return calls.fetch(url, start, artifact.sha256)
+
+        with files.AtomicFile(target, artifact.sha256, artifact.mode, artifact.size_bytes) as file:
+            await self._fetch(file, behind)
+
+    async def _fetch(
+        self, file: files.AtomicFile, behind: Callable[[int], Awaitable[calls.Call[bytes]]]
+    ) -> None:
+        cuts = Cuts()
+        while not file.is_whole:
             try:
-                with files.AtomicFile(target, artifact.sha256, artifact.mode) as file:
-                    async for chunk in self.transport.stream(calls.fetch(url)):
-                        file.write(chunk)
+                async for chunk in self.transport.stream(await behind(file.received_bytes)):
+                    file.write(chunk)
+                file.check()
             except RGridError as failure:
-                if not wants_another_url(failure, attempt):
-                    raise
+                cuts.bear(failure, file.received_bytes)
             else:
                 return
+
+
+async def _blob_behind(sha256: str, start: int) -> calls.Call[bytes]:
+    return calls.get_blob(sha256, start)

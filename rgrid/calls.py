@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FRAME_TYPE = "application/x-rgrid-frame"
+HASHED_BYTES_PER_SECOND = 50_000_000
+"""So fast a server reads and verifies a large file at least."""
 
 
 class Answer:
@@ -50,6 +52,8 @@ class Call(Generic[T]):
         is_repeatable: whether sending it twice does what sending it once does.
         wait_seconds: how long the server may take on purpose, on top of the usual timeout.
         file: a file whose bytes are the body.
+        span: which of the file's bytes: from where on, and how many; None for all.
+        start: from which byte on the answer's body is wanted.
     """
 
     __slots__ = (
@@ -62,6 +66,8 @@ class Call(Generic[T]):
         "path",
         "query",
         "read",
+        "span",
+        "start",
         "wait_seconds",
     )
 
@@ -75,6 +81,8 @@ class Call(Generic[T]):
         json: Any = None,
         body: bytes | None = None,
         file: Path | None = None,
+        span: tuple[int, int] | None = None,
+        start: int = 0,
         headers: Mapping[str, str] | None = None,
         is_repeatable: bool = True,
         wait_seconds: float = 0.0,
@@ -86,6 +94,8 @@ class Call(Generic[T]):
         self.json = json
         self.body = body
         self.file = file
+        self.span = span
+        self.start = start
         self.headers = headers or {}
         self.is_repeatable = is_repeatable
         self.wait_seconds = wait_seconds
@@ -187,10 +197,14 @@ def download_url(file_path: str) -> Call[str]:
     )
 
 
-def fetch(url: str, start: int = 0) -> Call[bytes]:
-    """The bytes behind a signed URL, from an offset on."""
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    return Call("GET", url, _body, headers=headers)
+def fetch(url: str, start: int = 0, sha256: str = "") -> Call[bytes]:
+    """The bytes behind a signed URL, from an offset on; those of another content from the beginning."""
+    return Call("GET", url, _body, start=start, headers=_from(start, sha256))
+
+
+def get_blob(sha256: str, start: int = 0) -> Call[bytes]:
+    """A blob's bytes, from an offset on; to be streamed."""
+    return Call("GET", f"/blobs/{sha256}", _body, start=start, headers=_from(start, sha256))
 
 
 def upload(url: str, file: Path) -> Call[None]:
@@ -210,6 +224,34 @@ def put_blob(sha256: str, file: Path) -> Call[None]:
     """Upload a file as a blob."""
     headers = {"Content-Type": "application/octet-stream"}
     return Call("PUT", f"/blobs/{sha256}", lambda _answer: None, file=file, headers=headers)
+
+
+def get_upload(sha256: str) -> Call[tuple[int, bool]]:
+    """How many bytes of an upload in parts are there, and whether it is a blob already."""
+    return Call("GET", f"/blobs/{sha256}/upload", _upload_state)
+
+
+def append_part(
+    sha256: str, file: Path, start: int, length: int, size_bytes: int, *, is_last: bool
+) -> Call[tuple[int, bool]]:
+    """Send a part of a file; as :func:`get_upload`. Before it is sent again, see what of it is there."""
+    headers = {
+        "Content-Type": "application/partial-upload",
+        "Upload-Offset": str(start),
+        "Upload-Length": str(size_bytes),
+        "Upload-Complete": "?1" if is_last else "?0",
+    }
+    return Call(
+        "PATCH",
+        f"/blobs/{sha256}/upload",
+        _upload_state,
+        file=file,
+        span=(start, length),
+        headers=headers,
+        is_repeatable=False,
+        # with the last part the server reads all of it
+        wait_seconds=size_bytes / HASHED_BYTES_PER_SECOND if is_last else 0.0,
+    )
 
 
 def put_blobs(blobs: Mapping[str, bytes]) -> Call[list[str]]:
@@ -475,6 +517,16 @@ def _log_page(answer: Answer) -> models.LogPage:
         next_after=page["next_after"],
         is_complete=page["complete"],
     )
+
+
+def _from(start: int, sha256: str) -> dict[str, str]:
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    return headers | ({"If-Range": f'"{sha256}"'} if start and sha256 else {})
+
+
+def _upload_state(answer: Answer) -> tuple[int, bool]:
+    state = answer.json()
+    return int(state["upload_offset"]), bool(state["complete"])
 
 
 def _body(answer: Answer) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rgrid import calls, config, models
 from rgrid.exceptions import NotFound, RGridError, TimedOut
-from rgrid.patience import MAX_FAILURES, PASSING, Patience, wants_another_url
+from rgrid.patience import MAX_FAILURES, PASSING, Cuts, Patience
 from rgrid.transport.base import Server, Transport
 
 if TYPE_CHECKING:
@@ -163,20 +164,31 @@ class Client:
     def _download(self, artifact: models.Artifact, target: Path, shown: files.Progress) -> Path:
         from rgrid import files
 
-        attempt = 0
-        while True:
-            attempt += 1
-            url = self.send(calls.download_url(artifact.file_path))
+        def behind(start: int) -> calls.Call[bytes]:
+            return calls.fetch(self.send(calls.download_url(artifact.file_path)), start, artifact.sha256)
+
+        with files.AtomicFile(target, artifact.sha256, artifact.mode, artifact.size_bytes) as file:
+            self._fetch(file, behind, shown)
+        return target
+
+    def _fetch(
+        self, file: files.AtomicFile, behind: Callable[[int], calls.Call[bytes]], shown: files.Progress
+    ) -> None:
+        """Fetch a file by the calls for what is behind an offset, going on where it was cut."""
+        from rgrid.arriving import Told
+
+        cuts, told = Cuts(), Told(file, shown)
+        while not file.is_whole:
             try:
-                with files.AtomicFile(target, artifact.sha256, artifact.mode) as file:
-                    for chunk in self.transport.stream(calls.fetch(url)):
-                        file.write(chunk)
-                        shown.on_advance(len(chunk))
+                for chunk in self.transport.stream(behind(file.received_bytes)):
+                    file.write(chunk)
+                    told.tell()
+                file.check()
             except RGridError as failure:
-                if not wants_another_url(failure, attempt):
-                    raise
+                told.tell()
+                cuts.bear(failure, file.received_bytes)
             else:
-                return target
+                return
 
     def logs(
         self, execution_id: str, *, after: int = 0, follow: bool = False, stream: str | None = None
@@ -235,11 +247,21 @@ class Client:
                 shown.on_advance(sum(len(data) for data in group.values()))
             for one in missing:
                 if sizes[one] > files.SMALL_FILE_BYTES:
-                    self.send(calls.put_blob(one, by_hash[one]))
-                    shown.on_advance(sizes[one])
+                    self._put(one, by_hash[one], sizes[one], shown)
         finally:
             shown.on_end()
         return hashes
+
+    def _put(self, sha256: str, path: Path, size_bytes: int, shown: files.Progress) -> None:
+        """Upload a file, a large one in parts."""
+        from rgrid import parts
+
+        most_bytes = parts.part_bytes()
+        if size_bytes <= most_bytes:
+            self.send(calls.put_blob(sha256, path))
+            shown.on_advance(size_bytes)
+            return
+        parts.carry(parts.upload_steps(sha256, path, size_bytes, most_bytes, shown.on_advance), self.send)
 
     def submit_batch(
         self,
@@ -338,7 +360,7 @@ class Client:
     ) -> Iterator[models.BatchResult]:
         patience, is_over = Patience(), False
         while True:
-            sink = begin()
+            sink, rest = begin(), None
             try:
                 for chunk in self.transport.stream(call(batch_id, after, follow=follow)):
                     if progress is not None:
@@ -353,8 +375,25 @@ class Client:
                 is_over = self.batch(batch_id).is_terminal
             except PASSING as failure:
                 time.sleep(patience.delay_after(failure))
+                rest = sink.rest()
             finally:
                 sink.abandon()
+            if rest is not None and self._fetch_rest(rest, progress):
+                after = rest.result.position
+                yield rest.result
+
+    def _fetch_rest(self, rest: streams.Rest, progress: files.Progress | None) -> bool:
+        """Fetch what a stream was cut in, going on where it was; False where that does not work just now."""
+        from rgrid import files
+
+        try:
+            for item, target in rest.files:
+                with files.AtomicFile(target, item.sha256, item.mode, item.size_bytes) as file:
+                    behind = partial(calls.get_blob, item.sha256)
+                    self._fetch(file, behind, progress or files.Silent())
+        except PASSING:
+            return False
+        return True
 
     def cancel_batch(self, batch_id: str) -> models.Batch:
         """Stop all of a batch."""

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from rgrid.arriving import AtomicFile
 from rgrid.exceptions import ConfigurationError, ResponseInvalid
+
+__all__ = [
+    "AtomicFile",
+    "PlannedInputs",
+    "Progress",
+    "Silent",
+    "carried_name",
+    "frames_of",
+    "hash_file",
+    "plan_inputs",
+    "target_of",
+]
 
 HASH_CHUNK_BYTES = 1024 * 1024
 SMALL_FILE_BYTES = 256 * 1024
@@ -131,62 +143,6 @@ def target_of(filename: str, output_dir: Path) -> Path:
     if not real.is_relative_to(os.path.realpath(output_dir)):
         raise ResponseInvalid(f"{target} leads out of {output_dir} through a link; remove the link first")
     return target
-
-
-class AtomicFile:
-    """A file that appears under its name only when it is whole and has the right bytes."""
-
-    def __init__(self, target: Path, sha256: str, mode: int) -> None:
-        self._target = target
-        self._sha256 = sha256
-        self._mode = mode
-        self._part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
-        self._digest = hashlib.sha256()
-
-    def __enter__(self) -> AtomicFile:
-        try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._part.open("wb")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return self
-
-    def write(self, chunk: bytes) -> None:
-        """Add bytes.
-
-        Raises:
-            rgrid.exceptions.ConfigurationError: there is no room for them.
-        """
-        try:
-            self._file.write(chunk)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._digest.update(chunk)
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        try:
-            self._file.close()
-        except OSError as error:
-            self._part.unlink(missing_ok=True)
-            if kind is None:
-                raise self._unwritable(error) from error
-        if kind is not None:
-            self._part.unlink(missing_ok=True)
-            return
-        if self._sha256 and self._digest.hexdigest() != self._sha256:
-            self._part.unlink(missing_ok=True)
-            raise ResponseInvalid(
-                f"{self._target.name} arrived with other bytes than it has; download it again"
-            )
-        self._part.chmod(self._mode)
-        try:
-            self._part.replace(self._target)
-        except OSError as error:
-            self._part.unlink(missing_ok=True)
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> ConfigurationError:
-        return ConfigurationError(f"{self._target} cannot be written: {error.strerror}")
 
 
 def _is_file(path: Path) -> bool:

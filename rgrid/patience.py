@@ -7,16 +7,10 @@ from rgrid.exceptions import ApiError, RateLimited, RGridError, ServerError, Tra
 PASSING = (TransportError, ServerError, RateLimited)
 """What passes when it is tried again later."""
 
-MAX_URLS = 3
-"""So many URLs are asked for until a file is here."""
+MAX_CUTS = 3
+"""So often in a row a file is fetched in vain, no byte of it coming."""
 MAX_FAILURES = 60
 MAX_DELAY_SECONDS = 5.0
-
-
-def wants_another_url(failure: RGridError, attempt: int) -> bool:
-    """Whether a file that did not come by a signed URL is to be fetched by another one."""
-    has_expired = isinstance(failure, ApiError) and failure.code == "signature_expired"
-    return attempt < MAX_URLS and (has_expired or isinstance(failure, TransportError))
 
 
 class Patience:
@@ -44,3 +38,23 @@ class Patience:
         if self._failures > self._most:
             raise failure
         return min(MAX_DELAY_SECONDS, 0.2 * self._failures)
+
+
+class Cuts:
+    """Whether a file whose bytes broke off is to be fetched on, by another URL where the last has expired."""
+
+    def __init__(self) -> None:
+        self._in_vain = 0
+        self._received_bytes = 0
+
+    def bear(self, failure: RGridError, received_bytes: int) -> None:
+        """Bear a failure, after so many bytes are here.
+
+        Raises:
+            rgrid.exceptions.RGridError: the failure itself, when trying again does not help.
+        """
+        has_expired = isinstance(failure, ApiError) and failure.code == "signature_expired"
+        self._in_vain = 1 if received_bytes > self._received_bytes else self._in_vain + 1
+        self._received_bytes = received_bytes
+        if self._in_vain >= MAX_CUTS or not (has_expired or isinstance(failure, PASSING)):
+            raise failure

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from rgrid.arriving import KEEP_FROM_BYTES, AtomicFile
 from rgrid.exceptions import ResponseInvalid
-from rgrid.files import AtomicFile, target_of
-from rgrid.models import BatchResult
+from rgrid.files import target_of
+from rgrid.models import BatchResult, ResultFile
 
 BLOCK_BYTES = 512
 MAX_HEADER_BYTES = 1024 * 1024
@@ -29,14 +30,25 @@ def no_folder(_result: BatchResult) -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a stream was cut in: a result, and its files that are not written whole, with their places."""
+
+    result: BatchResult
+    files: list[tuple[ResultFile, Path]]
+
+
 class Sink(Protocol):
     """Takes a stream's bytes, and gives the results that are whole with them."""
 
     def feed(self, data: bytes) -> Iterator[BatchResult]:
         """The results that these bytes make whole."""
 
+    def rest(self) -> Rest | None:
+        """What of the result in which the stream was cut is worth fetching by itself."""
+
     def abandon(self) -> None:
-        """The stream was cut, or has ended: leave nothing unfinished behind."""
+        """The stream was cut, or has ended: leave nothing behind but what can be gone on with."""
 
 
 class ResultLines:
@@ -51,6 +63,10 @@ class ResultLines:
         for line in lines:
             if line.strip():
                 yield _result(line)
+
+    def rest(self) -> Rest | None:
+        """Nothing: a line is short."""
+        return None
 
     def abandon(self) -> None:
         """Nothing: a line that is not whole was not given."""
@@ -148,6 +164,7 @@ class OutputFiles:
         self._written = 0
         self._file: AtomicFile | None = None
         self._left_bytes = 0
+        self._known_bytes = 0
         self.moved_bytes = 0
 
     def feed(self, data: bytes) -> Iterator[BatchResult]:
@@ -160,8 +177,16 @@ class OutputFiles:
             if self._left_bytes == 0:
                 yield from self._end_member()
 
+    def rest(self) -> Rest | None:
+        """The result's files from the one that was cut on, where much of that is here."""
+        result, file = self._result, self._file
+        if result is None or file is None or file.received_bytes < KEEP_FROM_BYTES:
+            return None
+        left = result.artifacts[self._written :]
+        return Rest(result, [(item, self._target(result, item)) for item in left])
+
     def abandon(self) -> None:
-        """The stream was cut: leave no part of a file behind."""
+        """The stream was cut: leave no part of a file behind, but of a large one what can be gone on with."""
         if self._file is not None:
             self._file.__exit__(ResponseInvalid, None, None)
             self._file = None
@@ -174,17 +199,25 @@ class OutputFiles:
         expected = self._result.artifacts[self._written]
         if not member.name.endswith(f"/{expected.name}"):
             raise ResponseInvalid(f"the server's archive has {member.name!r} where {expected.name!r} belongs")
-        folder = self._folder_of(self._result)
-        directory = target_of(folder, self._output_dir) if folder else self._output_dir
-        self._file = AtomicFile(target_of(expected.name, directory), expected.sha256, expected.mode)
+        target = self._target(self._result, expected)
+        self._file = AtomicFile(target, expected.sha256, expected.mode, expected.size_bytes)
         self._file.__enter__()
+        self._known_bytes = self._file.received_bytes
+
+    def _target(self, result: BatchResult, file: ResultFile) -> Path:
+        folder = self._folder_of(result)
+        directory = target_of(folder, self._output_dir) if folder else self._output_dir
+        return target_of(file.name, directory)
 
     def _take(self, part: bytes) -> None:
         self._left_bytes -= len(part)
         if self._file is None:
             self._told += part
         else:
-            self._file.write(part)
+            # what an earlier stream has left is not written again
+            known_bytes = min(self._known_bytes, len(part))
+            self._known_bytes -= known_bytes
+            self._file.write(part[known_bytes:])
             self.moved_bytes += len(part)
 
     def _end_member(self) -> Iterator[BatchResult]:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.runner import environments as module
@@ -27,13 +28,13 @@ async def work(directory: Path, requirements: str, asks: int, *, hangs: bool) ->
     commands: list[str] = []
     real = module.run_uv
 
-    async def noted(*arguments: str, directory: Path, lock: FileLock) -> str:
+    async def noted(*arguments: str, directory: Path, lock: FileLock, **more: Any) -> str:
         commands.append(" ".join(arguments[: 2 if arguments[0] == "pip" else 1]))
         if hangs and commands[-1] == "pip install":
             (directory / "half").write_text("of a package")
             print("installing", flush=True)
             await asyncio.Event().wait()
-        return await real(*arguments, directory=directory, lock=lock)
+        return await real(*arguments, directory=directory, lock=lock, **more)
 
     module.run_uv = noted
     environments = Environments(directory, {RUNTIME: OWN})

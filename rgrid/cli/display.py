@@ -22,8 +22,13 @@ def tell(message: str) -> None:
 
 def say(message: str, *, verbose: bool = False) -> None:
     """RGrid's own words: on a terminal's stderr, or wherever it goes when they are asked for."""
-    if verbose or sys.stderr.isatty():
+    if is_told(verbose=verbose):
         tell(message)
+
+
+def is_told(*, verbose: bool) -> bool:
+    """Whether RGrid's own words are for whoever runs it."""
+    return verbose or sys.stderr.isatty()
 
 
 def print_line(text: str) -> None:

@@ -10,7 +10,9 @@ from rgrid.cli.connect import connect
 from rgrid.cli.failures import INTERRUPTED
 
 
-@click.command(help="Print an execution's log, each stream where it was printed.")
+@click.command(
+    help="Print an execution's log, each stream where it was printed; on stderr too what its environment's build said."
+)
 @click.argument("execution_id", metavar="ID")
 @click.option("--follow", "-f", "follow_on", is_flag=True, help="Go on until it ends.")
 @click.option("--stdout-only", is_flag=True)
@@ -24,7 +26,7 @@ def command(execution_id: str, follow_on: bool, stdout_only: bool, stderr_only: 
     from rgrid.cli.interrupts import Interrupts
     from rgrid.cli.run_one import Streams, follow
 
-    streams = Streams()
+    streams = Streams(shows_system=True)
     with connect() as client, Interrupts() as interrupts:
         try:
             interrupts.during(

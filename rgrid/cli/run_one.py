@@ -13,7 +13,7 @@ import click
 
 from rgrid import calls
 from rgrid.cli.bars import Bar
-from rgrid.cli.display import euros, print_json, say, seconds, tell, tell_passed_over
+from rgrid.cli.display import euros, is_told, print_json, say, seconds, tell, tell_passed_over
 from rgrid.cli.failures import FAILED, INTERRUPTED
 from rgrid.cli.interrupts import Interrupts
 from rgrid.client import Client
@@ -68,7 +68,7 @@ def _run_one(client: Client, wanted: SingleRun, interrupts: Interrupts) -> int:
     attached = " (attached to the one that holds the key)" if execution.attached else ""
     say(f"{execution.execution_id}{attached}", verbose=wanted.is_verbose)
 
-    streams = Streams()
+    streams = Streams(shows_system=is_told(verbose=wanted.is_verbose))
 
     def finish() -> Execution:
         if not wanted.is_json:
@@ -122,10 +122,16 @@ class Sending:
 
 
 class Streams:
-    """Our stdout and stderr, for a script's bytes; one that cannot be written loses them, no more."""
+    """Our stdout and stderr, for a script's bytes; one that cannot be written loses them, no more.
 
-    def __init__(self) -> None:
+    Args:
+        shows_system: write what the grid itself says, such as while it builds an environment, on stderr too.
+    """
+
+    def __init__(self, *, shows_system: bool) -> None:
         self._of = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+        if shows_system:
+            self._of["system"] = sys.stderr.buffer
         self._failures: dict[str, OSError] = {}
 
     def write(self, entry: LogEntry) -> None:
@@ -134,7 +140,7 @@ class Streams:
         Raises:
             BrokenPipeError: whoever read that has left.
         """
-        if entry.stream in self._failures:
+        if entry.stream in self._failures or entry.stream not in self._of:
             return
         target = self._of[entry.stream]
         try:

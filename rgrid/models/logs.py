@@ -12,10 +12,14 @@ from rgrid.models.base import Model
 
 @dataclass(frozen=True, slots=True)
 class LogEntry(Model):
-    """A line of a log, or a part of one; ``data`` is what was printed, byte for byte."""
+    """A line of a log, or a part of one; ``data`` is what was printed, byte for byte.
+
+    What the stream ``system`` has was not printed by the script: it is what the grid says, such as while it
+    builds an environment.
+    """
 
     sequence_number: int
-    stream: Literal["stdout", "stderr"]
+    stream: Literal["stdout", "stderr", "system"]
     data: bytes
     timestamp: str | None = None
 

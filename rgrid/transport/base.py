@@ -47,7 +47,7 @@ class Transport(Protocol):
         """
 
     def stream(self, call: Call[Any]) -> Iterator[bytes]:
-        """Send a call once; yields the body as it comes.
+        """Send a call once; yields the body from ``call.start`` on as it comes.
 
         Raises: as :meth:`send`.
         """
@@ -148,6 +148,31 @@ def send_repeatedly(call: Call[T], retries: RetryPolicy, send_once: Callable[[],
             if delay is None:
                 raise
             time.sleep(delay)
+
+
+class Wanted:
+    """What of an answer's body is wanted: what is behind ``call.start``, also from a server that sends all.
+
+    Raises:
+        rgrid.exceptions.ResponseInvalid: it is a part that begins elsewhere.
+    """
+
+    __slots__ = ("_left_bytes",)
+
+    def __init__(self, server: Server, call: Call[Any], status: int, headers: Mapping[str, str]) -> None:
+        self._left_bytes = 0 if status == 206 else call.start
+        if status == 206 and not headers.get("content-range", "").startswith(f"bytes {call.start}-"):
+            raise exceptions.ResponseInvalid(
+                f"{base_url(server.url)} answered {_asked(call)} with other bytes than from {call.start} on"
+            )
+
+    def of(self, chunk: bytes) -> bytes:
+        """What of the next bytes is wanted."""
+        if not self._left_bytes:
+            return chunk
+        passed_over = min(self._left_bytes, len(chunk))
+        self._left_bytes -= passed_over
+        return chunk[passed_over:]
 
 
 def base_url(url: str) -> str:

@@ -6,14 +6,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
 from rgrid import exceptions
 from rgrid.calls import Answer, Call
-from rgrid.transport.base import RetryPolicy, Server, api_error, read_answer, timed_out, unreachable
+from rgrid.transport.base import (
+    RetryPolicy,
+    Server,
+    Wanted,
+    api_error,
+    read_answer,
+    timed_out,
+    unreachable,
+)
+from rgrid.transport.spans import FileSpan
 
 T = TypeVar("T")
 
@@ -60,8 +68,9 @@ class HttpxTransport:
                 raise api_error(
                     self._server, call, response.status_code, _headers(response), await response.aread()
                 )
+            wanted = Wanted(self._server, call, response.status_code, _headers(response))
             async for chunk in response.aiter_bytes():
-                yield chunk
+                yield wanted.of(chunk)
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -69,11 +78,20 @@ class HttpxTransport:
 
     @asynccontextmanager
     async def _open(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        headers = self._server.headers(call)
-        content: Any = json.dumps(call.json).encode() if call.json is not None else call.body
-        if call.file is not None:
-            content = _chunks(call.file)
-            headers["Content-Length"] = str((await asyncio.to_thread(call.file.stat)).st_size)
+        if call.file is None:
+            content = json.dumps(call.json).encode() if call.json is not None else call.body
+            async with self._answered(call, content) as response:
+                yield response
+            return
+        with await asyncio.to_thread(FileSpan, call.file, call.span) as file:
+            async with self._answered(call, _chunks(file), {"Content-Length": str(len(file))}) as response:
+                yield response
+
+    @asynccontextmanager
+    async def _answered(
+        self, call: Call[Any], content: Any, more_headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        headers = {**self._server.headers(call), **(more_headers or {})}
         timeout = httpx.Timeout(self._server.timeout_for(call), connect=CONNECT_SECONDS)
         try:
             async with self._client.stream(
@@ -96,10 +114,9 @@ def _headers(response: httpx.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
-async def _chunks(file: Path) -> AsyncIterator[bytes]:
-    with await asyncio.to_thread(file.open, "rb") as opened:
-        while chunk := await asyncio.to_thread(opened.read, CHUNK_BYTES):
-            yield chunk
+async def _chunks(file: FileSpan) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk
 
 
 def _client(

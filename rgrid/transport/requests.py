@@ -14,6 +14,7 @@ from rgrid.calls import Answer, Call
 from rgrid.transport.base import (
     RetryPolicy,
     Server,
+    Wanted,
     api_error,
     is_signed,
     read_answer,
@@ -21,6 +22,7 @@ from rgrid.transport.base import (
     timed_out,
     unreachable,
 )
+from rgrid.transport.spans import FileSpan
 
 T = TypeVar("T")
 
@@ -55,7 +57,9 @@ class RequestsTransport:
                 raise api_error(
                     self._server, call, response.status_code, _headers(response), response.content
                 )
-            yield from response.iter_content(CHUNK_BYTES)
+            wanted = Wanted(self._server, call, response.status_code, _headers(response))
+            for chunk in response.iter_content(CHUNK_BYTES):
+                yield wanted.of(chunk)
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -65,7 +69,7 @@ class RequestsTransport:
     def _open(self, call: Call[Any]) -> Iterator[requests.Response]:
         try:
             if call.file is not None:
-                with call.file.open("rb") as file:
+                with FileSpan(call.file, call.span) as file:
                     response = self._request(call, file)
             else:
                 response = self._request(call, json.dumps(call.json) if call.json is not None else call.body)

@@ -16,6 +16,7 @@ from rgrid.calls import Answer, Call
 from rgrid.transport.base import (
     RetryPolicy,
     Server,
+    Wanted,
     api_error,
     read_answer,
     send_repeatedly,
@@ -54,8 +55,9 @@ class StdlibTransport:
         with self._open(call) as response:
             if response.status >= 300:
                 raise api_error(self._server, call, response.status, _headers(response), self._body(response))
+            wanted = Wanted(self._server, call, response.status, _headers(response))
             while chunk := self._read(response, CHUNK_BYTES):
-                yield chunk
+                yield wanted.of(chunk)
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -102,8 +104,10 @@ class StdlibTransport:
     def _request(self, connection: http.client.HTTPConnection, call: Call[Any], target: str) -> None:
         headers = self._server.headers(call)
         if call.file is not None:
-            with call.file.open("rb") as file:
-                headers["Content-Length"] = str(os.fstat(file.fileno()).st_size)
+            from rgrid.transport.spans import FileSpan
+
+            with FileSpan(call.file, call.span) as file:
+                headers["Content-Length"] = str(len(file))
                 connection.request(call.method, target, body=file, headers=headers)
             return
         body = json.dumps(call.json).encode() if call.json is not None else call.body

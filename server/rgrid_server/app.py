@@ -23,6 +23,7 @@ from rgrid_server.api import (
     executions,
     files,
     logs,
+    partials,
     runner,
     system,
 )
@@ -55,6 +56,7 @@ from rgrid_server.scheduler.feed import Feed
 from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
+from rgrid_server.scheduler.partials import PartialUploads
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.results import Results
 from rgrid_server.scheduler.retention import Retention
@@ -157,6 +159,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         async def has_runner() -> bool:
             return bool(wakeups.waiting().get("runner") or await executions_.present_runners())
 
+        uploads = Uploads(database, blobs, wakeups, limits.max_blob_bytes, observer)
         readiness = Readiness(database, blobs, lambda: leases.draining, has_runner)
         services = Services(
             settings=settings,
@@ -164,7 +167,8 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             tenancy=tenancy,
             executions=executions_,
             batches=Batches(database, wakeups, limits, observer),
-            uploads=Uploads(database, blobs, wakeups, limits.max_blob_bytes, observer),
+            uploads=uploads,
+            partials=PartialUploads(uploads, blobs, limits.max_blob_bytes, settings.max_unfinished_bytes),
             files=Files(database, blobs, settings.retention),
             logs=Logs(database, wakeups, settings.retention),
             feed=Feed(database, wakeups),
@@ -226,6 +230,7 @@ def make_app(state: ServerState) -> FastAPI:
         batch_streams,
         events,
         files,
+        partials,
         logs,
         costs,
         secret_routes,

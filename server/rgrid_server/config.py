@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     )
     max_timeout_seconds: int = Field(3600, ge=1, description="the longest timeout that may be asked for")
     max_blob_bytes: int = Field(16 * 1024**3, ge=1, description="the largest file that is taken")
+    max_unfinished_bytes: int = Field(
+        64 * 1024**3, ge=1, description="what a tenant may have of large files that have come in part only"
+    )
+    upload_retention_days: float = Field(
+        1, gt=0, description="so long what has come of a large file is kept while nothing more comes"
+    )
     log_retention_days: float = Field(7, gt=0, description="so long after its end an execution's log is kept")
     output_retention_days: float = Field(
         30, gt=0, description="so long after its end an execution's inputs, outputs and events are kept"
@@ -121,6 +127,7 @@ class Settings(BaseSettings):
         return RetentionTimes(
             log_ms=round(self.log_retention_days * DAY_MS),
             output_ms=round(self.output_retention_days * DAY_MS),
+            upload_ms=round(self.upload_retention_days * DAY_MS),
         )
 
     @property

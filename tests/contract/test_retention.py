@@ -47,6 +47,7 @@ from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.intake import INPUTS_DUE_MS
 from rgrid_server.scheduler.leases import AttemptLimits, Leases
 from rgrid_server.scheduler.offers import ClaimRequest
+from rgrid_server.scheduler.partials import PartialUploads
 from rgrid_server.scheduler.reports import Reports, Verdict
 from rgrid_server.scheduler.retention import Retention
 from rgrid_server.scheduler.uploads import UNUSED_MARGIN_MS, Uploads
@@ -160,9 +161,7 @@ class Grid:
             NotFound, FileNotFoundError: it is not there.
         """
         stored = await self.files.open_blob(tenant_id, sha256)
-        if stored.content is not None:
-            return stored.content
-        return b"".join([chunk async for chunk in stored.chunks])
+        return b"".join([chunk async for chunk in stored.read()])
 
     def files_there(self) -> list[str]:
         return [path.name for path in self.directory.rglob("*") if path.is_file()]
@@ -432,6 +431,30 @@ def open_database(request: pytest.FixtureRequest) -> Callable[[Path], Database]:
         return storage.open_database(found)
 
     return open_
+
+
+def test_an_upload_in_parts_that_does_not_go_on_is_let_go(
+    open_database: Callable[[Path], Database], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("rgrid_server.clock.time", clock)
+    sha256 = hashlib.sha256(CONTENTS[1]).hexdigest()
+
+    async def check() -> None:
+        (tmp_path / "data").mkdir()
+        grid = Grid(open_database(tmp_path / "data"), tmp_path / "blobs")
+        tenant_id, _ = await grid.begin()
+        partials = PartialUploads(grid.uploads, grid.store, 1 << 30, 1 << 30)
+        await partials.append(tenant_id, sha256, 0, chunks_of(CONTENTS[1][:100]), is_last=False)
+        clock.now_ms += TIMES.upload_ms - HOUR_MS
+        await grid.retention.let_go()
+        assert (await partials.state(tenant_id, sha256)).offset == 100
+        clock.now_ms += 2 * HOUR_MS
+        await grid.retention.let_go()
+        assert (await partials.state(tenant_id, sha256)).offset == 0
+        await grid.database.close()
+
+    asyncio.run(check())
 
 
 def test_nothing_referred_to_is_missing_and_nothing_else_stays(

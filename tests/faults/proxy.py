@@ -87,7 +87,8 @@ class _Cut(Exception):
 class Proxy:
     """Forwards connections to a target that may move, in a thread of its own.
 
-    ``dealt`` counts the faults of exchanges, ``refused`` the connections that led nowhere.
+    ``dealt`` counts the faults of exchanges, ``refused`` the connections that led nowhere, ``asked_bytes``
+    and ``answered_bytes`` what has passed in either direction.
 
     Args:
         target: host and port of the server, asked for at each connection; None while there is none.
@@ -98,6 +99,8 @@ class Proxy:
         self.port = 0
         self.dealt: Counter[Kind] = Counter()
         self.refused = 0
+        self.asked_bytes = 0
+        self.answered_bytes = 0
         self._target = target
         self._plan = plan
         self._is_isolated = False
@@ -166,7 +169,7 @@ class Proxy:
                 return
             up_reader, up_writer = await asyncio.open_connection(*target)
             opened.append(up_writer)
-            await _Connection(self._next_fault, reader, writer, up_reader, up_writer).carry()
+            await _Connection(self._next_fault, self._count, reader, writer, up_reader, up_writer).carry()
         except (OSError, _Cut, asyncio.CancelledError):
             # both sides see a connection that is reset, which is what this proxy is for
             return
@@ -174,6 +177,10 @@ class Proxy:
             for one in opened:
                 # reset, not closed: nothing that was still to be sent arrives later
                 one.transport.abort()
+
+    def _count(self, asked_bytes: int, answered_bytes: int) -> None:
+        self.asked_bytes += asked_bytes
+        self.answered_bytes += answered_bytes
 
     def _next_fault(self) -> Fault:
         fault = self._plan()
@@ -187,12 +194,14 @@ class _Connection:
     def __init__(
         self,
         next_fault: Plan,
+        count: Callable[[int, int], None],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         up_reader: asyncio.StreamReader,
         up_writer: asyncio.StreamWriter,
     ) -> None:
         self._next_fault = next_fault
+        self._count = count
         self._reader, self._writer = reader, writer
         self._up_reader, self._up_writer = up_reader, up_writer
         self._fault = Fault()
@@ -254,7 +263,9 @@ class _Connection:
         await writer.drain()
         if Kind.CUT_ANSWER in cuts:
             self._answered_bytes += len(data)
+            self._count(0, len(data))
         else:
             self._asked_bytes += len(data)
+            self._count(len(data), 0)
         if is_cut and passed + len(data) >= self._fault.after_bytes:
             raise _Cut

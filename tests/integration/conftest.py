@@ -57,6 +57,7 @@ class Api:
 ON_BOTH_DATABASES = {
     "test_kept_contract",
     "test_new_contract",
+    "test_partial_uploads",
     "test_bad_input",
     "test_tenants_and_keys",
     "test_events",

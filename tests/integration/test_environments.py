@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -69,9 +69,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     commands: list[str] = []
     real = module.run_uv
 
-    async def noted(*arguments: str, directory: Path, lock: FileLock) -> str:
+    async def noted(*arguments: str, directory: Path, lock: FileLock, **more: Any) -> str:
         commands.append(" ".join(arguments[: 2 if arguments[0] == "pip" else 1]))
-        return await real(*arguments, directory=directory, lock=lock)
+        return await real(*arguments, directory=directory, lock=lock, **more)
 
     monkeypatch.setattr(module, "run_uv", noted)
     return commands
@@ -102,6 +102,93 @@ def test_a_hundred_who_ask_at_once_wait_for_one_build(
 
     assert len(asyncio.run(ask())) == 1
     assert built == ["pip compile", "venv", "pip install"]
+
+
+async def hear(environments: Environments, requirements: str, told: list[str]) -> None:
+    """Use an environment; ``told`` gets what is said of its making."""
+    async with environments.use(wanted(requirements), told.append):
+        pass
+
+
+def test_all_who_wait_for_a_build_are_told_what_uv_says_and_who_finds_it_is_not(
+    make: Callable[..., Environments], index: Index
+) -> None:
+    index.add("inner", "1.5")
+    index.add("outer", "2.0", requires="inner")
+    told: list[list[str]] = [[], [], []]
+
+    async def ask() -> None:
+        environments = make()
+        await asyncio.gather(*(hear(environments, "outer", lines) for lines in told[:2]))
+        await hear(environments, "outer", told[2])
+
+    asyncio.run(ask())
+    assert told[0] == told[1]
+    assert [line for line in told[0] if line.startswith(" +")] == [" + inner==1.5", " + outer==2.0"]
+    assert told[2] == []
+
+
+def test_a_build_that_fails_is_told_to_all_who_wait_and_the_error_holds_its_end(
+    make: Callable[..., Environments], index: Index
+) -> None:
+    index.add("outer", "2.0", requires="nowhere")
+    told: list[list[str]] = [[], []]
+
+    async def ask() -> list[BaseException | None]:
+        environments = make()
+        asked = (hear(environments, "outer", lines) for lines in told)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    for failure, lines in zip(asyncio.run(ask()), told, strict=True):
+        assert isinstance(failure, Rejected)
+        assert any("No solution found" in line for line in lines)
+        assert lines[-1].strip() in str(failure)
+
+
+def test_who_waits_for_another_runners_build_is_told_what_that_said(
+    make: Callable[..., Environments], index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("demo", "1.0")
+    told: list[list[str]] = [[], []]
+
+    async def ask() -> None:
+        builder, waiter = make(), make()
+        await hear(make(), None, [])
+        waits, real_lock, real_uv = asyncio.Event(), waiter._store.lock, module.run_uv
+        waiting: list[asyncio.Task[None]] = []
+
+        async def lock(key: str, timeout_seconds: float) -> FileLock:
+            waits.set()
+            return await real_lock(key, timeout_seconds)
+
+        async def run_uv(*arguments: str, **more: Any) -> str:
+            if arguments[1] == "install":
+                # the other one has the resolution already, and comes to wait for what is being built here
+                monkeypatch.setattr(waiter._store, "lock", lock)
+                waiting.append(asyncio.create_task(hear(waiter, "demo", told[1])))
+                await waits.wait()
+            return await real_uv(*arguments, **more)
+
+        monkeypatch.setattr(module, "run_uv", run_uv)
+        await hear(builder, "demo", told[0])
+        await waiting[0]
+
+    asyncio.run(ask())
+    assert " + demo==1.0" in told[0]
+    assert told[1] == [line for line in told[0] if line in told[1]]
+    assert " + demo==1.0" in told[1]
+
+
+def test_a_password_in_an_indexs_address_is_not_told(
+    make: Callable[..., Environments], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://someone:of-the-index@127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    told: list[str] = []
+    with pytest.raises(EnvironmentFault) as failure:
+        asyncio.run(hear(make(), "demo", told))
+    assert any("127.0.0.1:9" in line for line in told)
+    assert "of-the-index" not in str(failure.value) + "".join(told)
 
 
 def test_different_texts_that_resolve_to_the_same_share_an_environment(

@@ -123,7 +123,9 @@ async def _refused(_request: Request, error: Exception) -> Response:
 
 async def _blob_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, BlobError)
-    status = {"hash_mismatch": 400, "blob_too_large": 413, "storage_full": 503}[error.code]
+    status = {"hash_mismatch": 400, "blob_too_large": 413, "partial_limit": 413, "storage_full": 503}[
+        error.code
+    ]
     return _answer(status, error.code, str(error))
 
 

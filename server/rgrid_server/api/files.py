@@ -8,11 +8,12 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from rgrid_server.api import views
 from rgrid_server.api.errors import ApiError
 from rgrid_server.api.json import Json, JsonRequest
+from rgrid_server.api.ranges import bytes_answer
 from rgrid_server.api.routing import Who, guarded_router, needs
 from rgrid_server.api.schemas import DownloadUrlBody, HashesBody, InputCacheBody
 from rgrid_server.api.services import services
@@ -22,7 +23,7 @@ from rgrid_server.domain import frames
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.submission import Problem, is_sha256
 from rgrid_server.errors import Invalid
-from rgrid_server.scheduler.files import ARTIFACT_PLACE, StoredBytes
+from rgrid_server.scheduler.files import ARTIFACT_PLACE
 
 router = guarded_router()
 router.tags = ["files"]
@@ -64,13 +65,13 @@ async def put_blobs(request: Request, who: Who) -> Response:
     return Json({"stored": [blob["sha256"] for blob in header["blobs"]]})
 
 
-@router.get("/blobs/{sha256}", summary="Fetch a blob")
+@router.api_route("/blobs/{sha256}", methods=["GET", "HEAD"], summary="Fetch a blob")
 @needs(Scope.READ)
 async def get_blob(request: Request, sha256: str, who: Who) -> Response:
-    """The raw bytes."""
+    """The raw bytes, or those that ``Range`` asks for."""
     check_hash(sha256)
     stored = await services(request).files.open_blob(who.tenant_id, sha256)
-    return bytes_answer(stored, "application/octet-stream")
+    return await bytes_answer(request, stored, "application/octet-stream")
 
 
 @router.get("/executions/{execution_id}/artifacts", summary="List an execution's files")
@@ -132,12 +133,12 @@ async def put_input(request: Request, execution_id: str, name: str) -> Response:
     "/downloads/{artifact_id}/{filename:path}", methods=["GET", "HEAD"], summary="Fetch an artifact"
 )
 async def get_artifact(request: Request, artifact_id: str, filename: str) -> Response:
-    """The raw bytes, without a key, under a URL that this server has signed."""
+    """As a blob, without a key, under a URL that this server has signed."""
     check_signature(request)
     found = services(request)
     row = await found.files.artifact(artifact_id)
     stored = await found.files.open_blob(row["tenant_id"], row["sha256"])
-    answer = bytes_answer(stored, row["content_type"])
+    answer = await bytes_answer(request, stored, row["content_type"])
     base = filename.rpartition("/")[2]
     # what a script has made is never shown as a page of this server's own
     answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(base)}"
@@ -165,17 +166,6 @@ async def receive_frame(request: Request) -> tuple[dict[str, Any], list[Received
         raise ApiError(400, "frame_invalid", str(error)) from None
     hashes = [str(blob["sha256"]) for blob in header["blobs"]]
     return header, await services(request).uploads.receive_parts(parts, hashes)
-
-
-def bytes_answer(stored: StoredBytes, content_type: str) -> Response:
-    """Stored bytes as an answer: from memory, from a file (with ranges), or in chunks."""
-    headers = {"ETag": f'"{stored.sha256}"', "X-SHA256": stored.sha256}
-    if stored.content is not None:
-        return Response(stored.content, media_type=content_type, headers=headers)
-    if stored.path is not None:
-        return FileResponse(stored.path, media_type=content_type, headers=headers)
-    headers["Content-Length"] = str(stored.size_bytes)
-    return StreamingResponse(stored.chunks, media_type=content_type, headers=headers)
 
 
 def check_hash(sha256: str) -> None:

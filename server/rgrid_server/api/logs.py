@@ -57,7 +57,7 @@ async def get_logs(
     who: Who,
     after: After = 0,
     follow: bool = False,
-    stream: Literal["stdout", "stderr"] | None = None,
+    stream: Literal["stdout", "stderr", "system"] | None = None,
     wait: Wait = 0,
 ) -> Response:
     """By ``Accept``: text/event-stream, application/json, or else the bytes as printed."""
@@ -208,7 +208,7 @@ async def _printed(
     follow: bool,
 ) -> AsyncIterator[bytes]:
     async for page in _pages(found, tenant_id, execution_id, after, follow=follow):
-        yield b"".join(views.log_bytes(entry) for _, entry in page.entries if _is_wanted(entry, wanted))
+        yield b"".join(views.log_bytes(entry) for _, entry in page.entries if _is_printed(entry, wanted))
 
 
 async def _pages(
@@ -237,6 +237,11 @@ def _event(name: str, data: dict[str, Any], event_id: int | None) -> bytes:
 
 def _is_wanted(entry: LogEntry, wanted: Stream | None) -> bool:
     return wanted is None or entry.stream == wanted.number
+
+
+def _is_printed(entry: LogEntry, wanted: Stream | None) -> bool:
+    """Whether it is of what was printed; the grid's own words are so only where they are asked for."""
+    return _is_wanted(entry, wanted) and (wanted is not None or entry.stream != Stream.SYSTEM.number)
 
 
 def _complete(page: LogPage) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from fastapi import Request
 from starlette.responses import Response
 
 from rgrid_server.api.errors import ApiError
-from rgrid_server.api.files import bytes_answer, check_hash, receive_body, receive_frame
+from rgrid_server.api.files import check_hash, receive_body, receive_frame
 from rgrid_server.api.json import Json
+from rgrid_server.api.ranges import bytes_answer
 from rgrid_server.api.routing import bearer, guarded_router, needs
 from rgrid_server.api.schemas import (
     AttemptRef,
@@ -149,14 +150,14 @@ async def put_blob(request: Request, execution_id: str, attempt: int, sha256: st
 
 @attempt_routes.get("/runner/attempts/{execution_id}/{attempt}/blobs/{sha256}")
 async def get_blob(request: Request, execution_id: str, attempt: int, sha256: str) -> Response:
-    """An input's bytes, of this attempt only."""
+    """An input's bytes, or those that ``Range`` asks for, of this attempt only."""
     tenant_id = await _tenant_of(request, execution_id, attempt)
     check_hash(sha256)
     found = services(request)
     if not await found.executions.has_input(execution_id, sha256):
         raise ApiError(404, "not_found", f"{sha256} is no input of this attempt")
     stored = await found.files.open_blob(tenant_id, sha256)
-    return bytes_answer(stored, "application/octet-stream")
+    return await bytes_answer(request, stored, "application/octet-stream")
 
 
 async def _tenant_of(request: Request, execution_id: str, attempt: int) -> str:

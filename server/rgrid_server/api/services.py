@@ -21,6 +21,7 @@ from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.observer import Observer
+from rgrid_server.scheduler.partials import PartialUploads
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.results import Results
 from rgrid_server.scheduler.secrets import Secrets
@@ -38,6 +39,7 @@ class Services:
     executions: Executions
     batches: Batches
     uploads: Uploads
+    partials: PartialUploads
     files: Files
     logs: Logs
     feed: Feed

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from rgrid_server.blobs.directory import fsync_directory
+from rgrid_server.blobs.files import fsync_directory
 from rgrid_server.store.database import StorageError
 
 COPY_CHUNK_BYTES = 1024 * 1024

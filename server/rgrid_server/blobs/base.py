@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 INLINE_MAX_BYTES = 64 * 1024
@@ -57,17 +56,68 @@ class Upload(Protocol):
         """Leave nothing behind of what is not finished."""
 
 
+class BehindPartial(Exception):
+    """Bytes were to be added behind the end of what is there of an upload."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"{size_bytes} bytes are there")
+        self.size_bytes = size_bytes
+
+
+class Partial(Protocol):
+    """A large blob of one owner that comes in parts, over any number of requests, processes and restarts.
+
+    Several may bring it at once: they say the same bytes, and the hash of the whole tells.
+    """
+
+    async def size_bytes(self) -> int:
+        """So much of it is there; 0 also where nothing is."""
+
+    async def append(self, offset: int, data: bytes) -> int:
+        """Add what of these bytes is not there yet; returns how many of the blob are there now.
+
+        Raises:
+            BehindPartial: the bytes before ``offset`` are not there.
+            BlobError: ``blob_too_large``, ``partial_limit`` or ``storage_full``.
+        """
+
+    async def settle(self) -> None:
+        """Make durable what is there."""
+
+    async def finish(self) -> Received:
+        """Verify it, and make it a blob under a location that no other upload has.
+
+        It stays here too until it is discarded, so that nothing is lost where the blob is not taken up.
+
+        Raises:
+            BlobError: ``hash_mismatch``, and nothing of it is kept; or ``storage_full``.
+        """
+
+    async def discard(self) -> None:
+        """Forget it; nothing there is no error."""
+
+
 class BlobStore(Protocol):
     """Keeps the blobs that are too large for the database, by their locations."""
 
     def begin(self, max_bytes: int) -> Upload:
         """Begin to take in a blob."""
 
-    def path(self, location: str) -> Path | None:
-        """Where its bytes are a local file; None where they are not."""
+    def partial(self, owner: str, sha256: str, max_bytes: int, max_owner_bytes: int) -> Partial:
+        """An owner's upload in parts of what has this hash, apart from everyone else's.
 
-    def read(self, location: str) -> AsyncIterator[bytes]:
-        """Its bytes in chunks.
+        Args:
+            owner: whose it is; fit for a file's name.
+            sha256: of the whole.
+            max_bytes: how large it may become.
+            max_owner_bytes: how much all that this owner has not finished may take.
+        """
+
+    async def drop_partials(self, before_ms: int) -> int:
+        """Forget uploads in parts to which nothing was added since a time; returns how many."""
+
+    def read(self, location: str, start: int = 0) -> AsyncIterator[bytes]:
+        """Its bytes behind an offset, in chunks.
 
         Raises:
             FileNotFoundError: it is not here.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import hashlib
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobError, Received, fresh_location
+from rgrid_server.blobs.files import fsync_directory, full, hash_mismatch
+from rgrid_server.blobs.partial import PartialFile, drop_partials
 
 READ_CHUNK_BYTES = 1024 * 1024
 MIN_FREE_BYTES = 64 * 1024 * 1024
@@ -37,12 +38,23 @@ class DirectoryBlobStore:
         self._untouched_bytes = untouched_bytes
         self._incoming = directory / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        self._partials = directory / "partial"
+        self._partials.mkdir(exist_ok=True)
         for leftover in self._incoming.iterdir():
             _remove_if_forsaken(leftover)
 
     def begin(self, max_bytes: int) -> DirectoryUpload:
         """Begin to take in a blob of at most ``max_bytes``."""
         return DirectoryUpload(self, self._incoming, max_bytes)
+
+    def partial(self, owner: str, sha256: str, max_bytes: int, max_owner_bytes: int) -> PartialFile:
+        """An owner's upload in parts."""
+        path = self._partials / owner / sha256
+        return PartialFile(path, max_bytes, max_owner_bytes, self.check_room, self.path)
+
+    async def drop_partials(self, before_ms: int) -> int:
+        """Remove old ones of every owner."""
+        return await asyncio.to_thread(drop_partials, self._partials, before_ms)
 
     def check_room(self, size_bytes: int) -> None:
         """Make sure that so much may be written.
@@ -61,9 +73,10 @@ class DirectoryBlobStore:
         """Where a blob's bytes stand or would stand."""
         return self._directory / location
 
-    async def read(self, location: str) -> AsyncIterator[bytes]:
-        """A blob's bytes in chunks of at most a MiB."""
+    async def read(self, location: str, start: int = 0) -> AsyncIterator[bytes]:
+        """A blob's bytes behind an offset, in chunks of at most a MiB."""
         with await asyncio.to_thread(self.path(location).open, "rb") as file:
+            file.seek(start)
             while chunk := await asyncio.to_thread(file.read, READ_CHUNK_BYTES):
                 yield chunk
 
@@ -81,7 +94,7 @@ class DirectoryBlobStore:
     async def written_before(self, before_ms: int) -> AsyncIterator[list[str]]:
         """Old files, folder by folder."""
         for folder in await asyncio.to_thread(lambda: sorted(self._directory.iterdir())):
-            if folder != self._incoming and folder.is_dir():
+            if folder not in {self._incoming, self._partials} and folder.is_dir():
                 found = await asyncio.to_thread(_files_before, folder, before_ms)
                 if found:
                     yield found
@@ -132,11 +145,7 @@ class DirectoryUpload:
         """Make it durable and give it its name."""
         sha256 = self._hash.hexdigest()
         if expected_sha256 is not None and sha256 != expected_sha256:
-            raise BlobError(
-                "hash_mismatch",
-                f"the {self.size_bytes} bytes that arrived have the SHA-256 {sha256}, not {expected_sha256}; "
-                "send the file again",
-            )
+            raise hash_mismatch(self.size_bytes, sha256, expected_sha256)
         if self._file is None:
             return Received(sha256, self.size_bytes, content=bytes(self._held))
         location = fresh_location(sha256)
@@ -156,7 +165,7 @@ class DirectoryUpload:
                 self._temporary, self._file = _open_locked(self._incoming)
             self._file.write(self._held)
         except OSError as error:
-            raise _full(error) from error
+            raise full(error) from error
         self._held.clear()
 
     def _settle(self, path: Path) -> None:
@@ -170,7 +179,7 @@ class DirectoryUpload:
             self._temporary.replace(path)
             self._file.close()
         except OSError as error:
-            raise _full(error) from error
+            raise full(error) from error
         fsync_directory(path.parent)
         fsync_directory(path.parent.parent)
 
@@ -208,18 +217,3 @@ def _files_before(folder: Path, before_ms: int) -> list[str]:
             if path.stat().st_mtime_ns < before_ms * 1_000_000:
                 found.append(f"{folder.name}/{path.name}")
     return found
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the names in a directory last."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _full(error: OSError) -> Exception:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return BlobError("storage_full", f"no room for the file on the server's disk ({error.strerror})")
-    return error

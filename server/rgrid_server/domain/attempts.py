@@ -23,18 +23,23 @@ class Outcome(StrEnum):
 
 
 class Stream(StrEnum):
-    """The two streams of a script; ``number`` is what the wire says."""
+    """The two streams of a script, and what the grid says beside them; ``number`` is what the wire says."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
+    SYSTEM = "system"
 
     @property
     def number(self) -> int:
-        return 1 if self is Stream.STDOUT else 2
+        return _NUMBERS[self]
 
     @classmethod
     def from_number(cls, number: int) -> Stream:
-        return cls.STDOUT if number == 1 else cls.STDERR
+        return _STREAMS.get(number, cls.STDERR)
+
+
+_NUMBERS = {Stream.STDOUT: 1, Stream.STDERR: 2, Stream.SYSTEM: 3}
+_STREAMS = {number: stream for stream, number in _NUMBERS.items()}
 
 
 class LogFlags(IntFlag):

@@ -18,10 +18,11 @@ ORPHANED_AFTER_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class RetentionTimes:
-    """How long after its end an execution's log and its files are kept."""
+    """How long after its end an execution's log and its files are kept, and an upload that does not go on."""
 
     log_ms: int = 7 * DAY_MS
     output_ms: int = 30 * DAY_MS
+    upload_ms: int = DAY_MS
 
     def log_expires_at_ms(self, completed_at_ms: int | None) -> int | None:
         """When an execution's log goes; None while it has not ended."""

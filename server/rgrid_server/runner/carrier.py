@@ -198,7 +198,7 @@ class Carrier:
             await attempt.prepare(self._lay_out(attempt, workspace, source))
         claimed_at = time.monotonic()
         async with AsyncExitStack() as stack:
-            using = self._using(assignment, specification)
+            using = self._using(attempt)
             with self.span(attempt, "environment"):
                 environment = await attempt.prepare(stack.enter_async_context(using))
             ready_ms = round((time.monotonic() - claimed_at) * 1000)
@@ -241,13 +241,12 @@ class Carrier:
         )
         return Finished(report, collected.blobs, collected.uploaded)
 
-    def _using(
-        self, assignment: Assignment, specification: Specification
-    ) -> AbstractAsyncContextManager[Environment]:
+    def _using(self, attempt: Attempt) -> AbstractAsyncContextManager[Environment]:
         """What makes its environment ready, for as long as it is needed."""
+        assignment, specification = attempt.assignment, attempt.specification
         runtime = parse_runtime(specification.runtime)
         if self._images is None or runtime is None or runtime.kind is not Kind.DOCKER:
-            return self._environments.use(specification)
+            return self._environments.use(specification, attempt.log.say)
         return self._images.use(runtime.image, assignment.tenant_id, find_login(assignment.secrets))
 
     def _sandbox_of(self, environment: Environment) -> Sandbox:

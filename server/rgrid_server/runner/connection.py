@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import time
@@ -16,6 +15,7 @@ import httpx
 
 from rgrid_server.domain import frames
 from rgrid_server.domain.attempts import Assignment, AttemptId, LogChunk, Report, Specification
+from rgrid_server.runner.arriving import ArrivingFile
 from rgrid_server.runner.machine import ServerClock
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 60.0
 UPLOAD_CHUNK_BYTES = 1024 * 1024
+BEYOND_THE_END = httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE
 MAX_FULL_ANSWERS = 8
 """So often, over some ten seconds, a full disk of the server is borne before anything is given up for it."""
 
@@ -239,26 +240,21 @@ class Connection:
         await self._until_answered(call)
 
     async def get_blob(self, assignment: Assignment, sha256: str, target: Path) -> None:
-        """Fetch one of an attempt's inputs into a file, verified.
+        """Fetch one of an attempt's inputs into a file, verified; each try goes on where the last was cut.
 
         Raises:
             Gone: the attempt has no such input.
         """
         path = self._attempt_path(assignment, sha256)
+        arriving = ArrivingFile(target, sha256)
 
         async def call() -> None:
-            headers = self._bearer(assignment.token)
+            headers = self._bearer(assignment.token) | arriving.headers
             async with self._client.stream("GET", path(), headers=headers, timeout=600.0) as answer:
-                if answer.status_code != httpx.codes.OK:
+                if not answer.is_success and answer.status_code != BEYOND_THE_END:
                     await answer.aread()
                     _read(answer)
-                digest = hashlib.sha256()
-                with target.open("wb") as file:
-                    async for chunk in answer.aiter_bytes():
-                        digest.update(chunk)
-                        file.write(chunk)
-            if digest.hexdigest() != sha256:
-                raise httpx.RemoteProtocolError(f"the input {sha256} arrived with other bytes")
+                await arriving.take(answer)
 
         await self._until_answered(call)
 

@@ -13,12 +13,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.runtimes import Kind
+from rgrid_server.runner.buildlog import BuildLogs, Say, unheard
 from rgrid_server.runner.envstore import EnvironmentStore, Resolution
 from rgrid_server.runner.filelock import FileLock
 from rgrid_server.runner.interpreters import Interpreter, installation
@@ -35,6 +36,8 @@ MAX_ENVIRONMENTS_BYTES = 20 * 1024**3
 BUILD_WAIT_SECONDS = 2 * 3600.0
 """So long another runner may resolve or build what is waited for; uv itself gives up sooner."""
 REQUIREMENTS_FILE = "requirements.txt"
+BUILD_LOG_FILE = "build.log"
+"""What was said while it was built, for runners that waited for the one that did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +97,16 @@ class Environments:
         self._users: Counter[str] = Counter()
         self._held: dict[str, tuple[Environment, FileLock]] = {}
         self._once = Once()
+        self._logs = BuildLogs()
         self._described: dict[Path, Environment] = {}
 
     @asynccontextmanager
-    async def use(self, specification: Specification) -> AsyncIterator[Environment]:
+    async def use(self, specification: Specification, say: Say = unheard) -> AsyncIterator[Environment]:
         """An environment for a specification, kept for the length of the ``with`` block.
+
+        Args:
+            specification: what it is for.
+            say: is told what uv says, where it is made just now, also for others.
 
         Raises:
             Rejected: its runtime or its requirements cannot be had.
@@ -110,11 +118,15 @@ class Environments:
             return
         pins, warning = "", None
         if wanted.requirements.strip():
-            pins, warning = await self._once.do(f"resolve {wanted.text_key}", lambda: self._resolve(wanted))
+            what = f"resolve {wanted.text_key}"
+            with self._logs.heard(what, say) as said:
+                pins, warning = await self._once.do(what, lambda: self._resolve(wanted, said.say))
         key = digest([wanted.interpreter.path, wanted.interpreter.version, pins])
         self._users[key] += 1
         try:
-            found = await self._once.do(f"build {key}", lambda: self._hold(key, wanted.interpreter, pins))
+            what = f"build {key}"
+            with self._logs.heard(what, say) as said:
+                found = await self._once.do(what, lambda: self._hold(key, wanted.interpreter, pins, said.say))
             yield found if warning is None else replace(found, warning=warning)
         finally:
             self._leave(key)
@@ -123,7 +135,7 @@ class Environments:
         """End what is being resolved or built."""
         await self._once.close()
 
-    async def _resolve(self, wanted: Wanted) -> tuple[str, str | None]:
+    async def _resolve(self, wanted: Wanted, say: Say) -> tuple[str, str | None]:
         """Exact versions, and a warning where they are older than they should be."""
         text_key = wanted.text_key
         known = self._known_resolution(text_key)
@@ -134,7 +146,7 @@ class Environments:
             known = self._store.resolution(text_key) or known
             if known is None or not known.is_fresh(RESOLUTION_LIFETIME_SECONDS):
                 try:
-                    known = Resolution(await self._resolve_anew(wanted, lock), time.time())
+                    known = Resolution(await self._resolve_anew(wanted, lock, say), time.time())
                 except EnvironmentFault as fault:
                     if known is None:
                         raise
@@ -152,20 +164,21 @@ class Environments:
             known = self._store.resolution(text_key) or known
         return known
 
-    async def _resolve_anew(self, wanted: Wanted, lock: FileLock) -> str:
+    async def _resolve_anew(self, wanted: Wanted, lock: FileLock, say: Say) -> str:
         directory = await asyncio.to_thread(self._store.resolving, wanted.text_key)
         try:
             await asyncio.to_thread((directory / REQUIREMENTS_FILE).write_text, wanted.requirements)
             return await run_uv(
-                *["pip", "compile", "--quiet", "--no-header", "--no-annotate"],
+                *["pip", "compile", "--no-header", "--no-annotate"],
                 *["--python", wanted.interpreter.path, REQUIREMENTS_FILE],
                 directory=directory,
                 lock=lock,
+                say=say,
             )
         finally:
             await asyncio.to_thread(self._store.abandon, directory)
 
-    async def _hold(self, key: str, interpreter: Interpreter, pins: str) -> Environment:
+    async def _hold(self, key: str, interpreter: Interpreter, pins: str, say: Say) -> Environment:
         """Find an environment or build it; it is in use until the last of its users has left."""
         known = self._held.get(key)
         # the interpreter may have been removed from the machine since, and stand there again
@@ -177,8 +190,11 @@ class Environments:
             with await self._lock(key) as lock:
                 taken = self._store.take(key)
                 if taken is None:
-                    taken = await self._build(key, interpreter, pins, lock)
+                    taken = await self._build(key, interpreter, pins, lock, say)
                     was_built = True
+                else:
+                    # another runner has built it meanwhile
+                    _repeat(taken[0] / BUILD_LOG_FILE, say)
         directory, in_use = taken
         environment = self._described.get(directory)
         if environment is None:
@@ -195,11 +211,17 @@ class Environments:
         return replace(environment, was_built=was_built)
 
     async def _build(
-        self, key: str, interpreter: Interpreter, pins: str, lock: FileLock
+        self, key: str, interpreter: Interpreter, pins: str, lock: FileLock, say: Say
     ) -> tuple[Path, FileLock]:
         started = time.monotonic()
         # scripts and compiled files name their place, so it is built where it stays; the mark comes last
         target = await asyncio.to_thread(self._store.begin, key)
+        lines: list[str] = []
+
+        def note(line: str) -> None:
+            lines.append(f"{line}\n")
+            say(line)
+
         try:
             await run_uv(
                 *["venv", "--quiet", "--python", interpreter.path, str(target)],
@@ -209,11 +231,13 @@ class Environments:
             if pins:
                 await asyncio.to_thread((target / REQUIREMENTS_FILE).write_text, pins)
                 await run_uv(
-                    *["pip", "install", "--quiet", "--compile-bytecode", "--no-deps"],
+                    *["pip", "install", "--compile-bytecode", "--no-deps"],
                     *["--python", str(target / "bin" / "python"), "-r", REQUIREMENTS_FILE],
                     directory=target,
                     lock=lock,
+                    say=note,
                 )
+                await asyncio.to_thread((target / BUILD_LOG_FILE).write_text, "".join(lines))
             in_use = await asyncio.to_thread(self._store.publish, target, pins)
         except BaseException:
             await asyncio.to_thread(self._store.abandon, target)
@@ -240,6 +264,12 @@ class Environments:
         held = self._held.pop(key, None)
         if held is not None:
             held[1].release()
+
+
+def _repeat(build_log: Path, say: Say) -> None:
+    with suppress(FileNotFoundError):
+        for line in build_log.read_text().splitlines():
+            say(line)
 
 
 def _as_it_is(interpreter: Interpreter) -> Environment:

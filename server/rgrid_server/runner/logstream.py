@@ -120,6 +120,14 @@ class AttemptLog:
                 left -= len(data)
             self._end(descriptor)
 
+    def say(self, line: str) -> None:
+        """Add a line of the grid's own, such as while an environment is built, apart from the script's streams."""
+        if self.is_truncated:
+            return
+        masker = self._maskers[Stream.SYSTEM]
+        masked = masker.feed(f"{line}\n".encode(errors="replace")) + masker.end()
+        self._add(self._splitters[Stream.SYSTEM].feed(masked, self._now_ms()))
+
     def take(self, max_bytes: int) -> LogChunk | None:
         """The entries that wait, up to a size; the script goes on printing as they leave."""
         if not self._pending:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from uv import find_uv_bin
 
+from rgrid_server.runner.buildlog import Say, unheard
 from rgrid_server.runner.filelock import FileLock
 from rgrid_server.runner.pipconfig import index_settings
 
 MAX_MESSAGE_CHARS = 4000
+READ_BYTES = 64 * 1024
 UV_SECONDS = 1800.0
 
+_COMPLAINS = ("error", "×")
+"""How the part of what uv says begins that tells what went wrong."""
+_USERINFO = re.compile(r"://[^\s/@]+@")
 _INVALID = ("couldn't parse", "failed to parse", "expected ", "unsupported requirement", "invalid ")
 _OFFLINE = (
     "error sending request",
@@ -40,10 +46,13 @@ class EnvironmentFault(Exception):
     """The grid could not build it just now."""
 
 
-async def run_uv(*arguments: str, directory: Path, lock: FileLock) -> str:
+async def run_uv(*arguments: str, directory: Path, lock: FileLock, say: Say = unheard) -> str:
     """Run uv in a directory and return what it prints.
 
     Args:
+        arguments: uv's own.
+        directory: where it runs.
+        say: is told each line that it writes beside that, as it comes.
         lock: what keeps others from the same work. uv and all that it starts hold it too, so that nobody else
             begins while a uv still writes whose runner was killed.
 
@@ -61,8 +70,11 @@ async def run_uv(*arguments: str, directory: Path, lock: FileLock) -> str:
         cwd=directory,
         pass_fds=(lock.descriptor,),
     )
+    told: list[str] = []
     try:
-        printed, complained = await asyncio.wait_for(process.communicate(), UV_SECONDS)
+        async with asyncio.timeout(UV_SECONDS):
+            printed, _ = await asyncio.gather(_all_of(process.stdout), _tell(process.stderr, told, say))
+            await process.wait()
     except TimeoutError:
         raise EnvironmentFault(f"uv {' '.join(arguments[:2])} took longer than {UV_SECONDS} s") from None
     finally:
@@ -71,19 +83,48 @@ async def run_uv(*arguments: str, directory: Path, lock: FileLock) -> str:
             await process.wait()
     if process.returncode == 0:
         return printed.decode()
-    raise classify(complained.decode(errors="replace").strip())
+    begin = next((number for number, line in enumerate(told) if line.lstrip().startswith(_COMPLAINS)), 0)
+    raise classify("\n".join(told[begin:]).strip())
+
+
+async def _all_of(stream: asyncio.StreamReader | None) -> bytes:
+    return await stream.read() if stream is not None else b""
+
+
+async def _tell(stream: asyncio.StreamReader | None, told: list[str], say: Say) -> None:
+    """Tell a stream's lines as they come, however long they are."""
+    held = b""
+    while stream is not None:
+        data = await stream.read(READ_BYTES)
+        *lines, held = (held + data).split(b"\n")
+        if not data and held:
+            lines = [held]
+        for line in lines:
+            # an index may be named with its password
+            text = _USERINFO.sub("://***@", line.decode(errors="replace").rstrip())
+            told.append(text)
+            if text:
+                say(text)
+        if not data:
+            return
 
 
 def classify(message: str) -> Rejected | EnvironmentFault:
     """Whether uv's complaint is about what was asked for, or about the grid."""
     lowered = message.lower()
-    said = f"the requirements cannot be met: {message}"
+    said = f"the requirements cannot be met: {_end_of(message)}"
     if "no solution found" in lowered:
         return Rejected("requirements_unresolvable", said)
     if any(word in lowered for word in _OFFLINE):
-        return EnvironmentFault(f"the packages could not be fetched: {message[:MAX_MESSAGE_CHARS]}")
+        return EnvironmentFault(f"the packages could not be fetched: {_end_of(message)}")
     is_invalid = any(word in lowered for word in _INVALID)
     return Rejected("requirements_invalid" if is_invalid else "requirements_unresolvable", said)
+
+
+def _end_of(message: str) -> str:
+    """As much of a long complaint as an error holds: its end says what went wrong."""
+    room = MAX_MESSAGE_CHARS - 100
+    return message if len(message) <= room else f"… {message[-room:]}"
 
 
 def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:

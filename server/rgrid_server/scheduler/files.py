@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -22,15 +20,37 @@ ARTIFACT_PLACE = "artifacts"
 BLOB_PLACE = "blobs"
 
 
-@dataclass(frozen=True, slots=True)
 class StoredBytes:
-    """Where bytes are: in ``content``, or else in a file, or else only in ``chunks``."""
+    """A blob's bytes: in ``content`` where they are few, else in the blob store."""
 
-    sha256: str
-    size_bytes: int
-    content: bytes | None
-    path: Path | None
-    chunks: AsyncIterator[bytes]
+    def __init__(self, row: Row, blobs: BlobStore) -> None:
+        self.sha256: str = row["sha256"]
+        self.size_bytes: int = row["size_bytes"]
+        self.content: bytes | None = row["content"]
+        self._location = location_of(self.sha256, row["location"])
+        self._blobs = blobs
+
+    async def check(self) -> None:
+        """Make sure that they are all there, before any are promised.
+
+        Raises:
+            OSError: they are not.
+        """
+        there = None if self.content is not None else await self._blobs.size_bytes(self._location)
+        if self.content is None and there != self.size_bytes:
+            raise OSError(f"the blob {self.sha256} has {there} bytes where {self.size_bytes} belong")
+
+    async def read(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Those behind an offset, in chunks.
+
+        Raises:
+            FileNotFoundError: they are not there.
+        """
+        if self.content is not None:
+            yield self.content[start:]
+            return
+        async for chunk in self._blobs.read(self._location, start):
+            yield chunk
 
 
 class Files:
@@ -89,14 +109,7 @@ class Files:
         row = await self._database.read(lambda c: store.get_blob(c, sha256)) if owned else None
         if row is None:
             raise NotFound("Blob")
-        location = location_of(sha256, row["location"])
-        return StoredBytes(
-            sha256=sha256,
-            size_bytes=row["size_bytes"],
-            content=row["content"],
-            path=self._blobs.path(location) if row["content"] is None else None,
-            chunks=self._blobs.read(location),
-        )
+        return StoredBytes(row, self._blobs)
 
     async def read_blob(self, tenant_id: str, sha256: str, size_bytes: int) -> AsyncIterator[bytes]:
         """A blob's bytes in chunks, exactly as many as are promised.
@@ -106,11 +119,8 @@ class Files:
             OSError: its bytes are not all there.
         """
         stored = await self.open_blob(tenant_id, sha256)
-        if stored.content is not None:
-            yield stored.content
-            return
         sent_bytes = 0
-        async for chunk in stored.chunks:
+        async for chunk in stored.read():
             sent_bytes += len(chunk)
             yield chunk
         if sent_bytes != size_bytes:

@@ -111,6 +111,9 @@ class Retention:
             for blob in deleted:
                 if not blob.was_inline:
                     await self._blobs.delete(location_of(blob.sha256, blob.location))
+        dropped = await self._blobs.drop_partials(self._clock() - self._times.upload_ms)
+        if dropped:
+            log.info("forgot %d uploads that did not go on", dropped)
         if self._clock() - self._looked_through_at_ms >= LOOK_THROUGH_STORE_MS:
             await self.remove_orphans()
             self._looked_through_at_ms = self._clock()

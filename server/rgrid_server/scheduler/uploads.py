@@ -65,6 +65,17 @@ class Uploads:
             until = {sha256: at for sha256, at in until.items() if sha256 not in soon or sha256 in still_here}
         return [sha256 for sha256 in dict.fromkeys(hashes) if sha256 not in until]
 
+    async def owned_bytes(self, tenant_id: str, sha256: str) -> int | None:
+        """The size of a blob of the tenant's, None where it has none such; one that is here is kept on."""
+        if await self.missing(tenant_id, [sha256]):
+            return None
+        found = await self._database.read(lambda c: blob_rows.owned_sizes(c, tenant_id, [sha256]))
+        return found.get(sha256)
+
+    def note_received(self, size_bytes: int) -> None:
+        """Count a blob that has come in another way."""
+        self._observer.received_bytes(size_bytes)
+
     async def receive(self, chunks: AsyncIterable[bytes], expected_sha256: str | None) -> Received:
         """Take in bytes; nothing is left of them when they break off or are refused.
 
