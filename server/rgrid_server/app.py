@@ -180,11 +180,13 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             scrape=Scrape(metrics, database, readiness, wakeups.waiting),
         )
         await services.leases.extend_all()
-        await services.batches.end_canceled()
+        cancellations = services.batches.cancellations
+        await cancellations.end_begun()
         clock = ClockWatch(database, wakeups)
         await clock.begin()
         sweeping = asyncio.create_task(sweep(clock, services.executions, services.leases))
         stack.push_async_callback(_canceled(sweeping))
+        stack.push_async_callback(_canceled(asyncio.create_task(cancellations.keep_up())))
         retention = Retention(database, blobs, settings.retention)
         stack.push_async_callback(_canceled(asyncio.create_task(retention.keep_up())))
         yield ServerState(settings, services, wakeups, runner_key, retention)
