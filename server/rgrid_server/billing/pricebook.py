@@ -21,17 +21,15 @@ class PriceBook:
 
     def __init__(self, seconds: Callable[[], float] = monotonic) -> None:
         self._seconds = seconds
-        self._held: Sequence[Price] = ()
-        self._read_at: float | None = None
+        self._held: tuple[float, Sequence[Price]] | None = None
 
     def prices(self, connection: Connection) -> Sequence[Price]:
         """All prices, oldest first."""
-        now = self._seconds()
-        if self._read_at is None or now - self._read_at > READ_AGAIN_MS / 1000:
-            # in two steps: a reader between them only reads it too
-            self._held = spend.load_prices(connection)
-            self._read_at = now
-        return self._held
+        now, held = self._seconds(), self._held
+        if held is None or now - held[0] > READ_AGAIN_MS / 1000:
+            # at once, with the time before it was read: several threads may do so
+            held = self._held = (now, spend.load_prices(connection))
+        return held[1]
 
 
 def add_prices(connection: Connection, wanted: Sequence[Price], now_ms: int) -> list[Price]:
