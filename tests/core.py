@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.clock import now_ms
 from rgrid_server.domain.attempts import Assignment, LogChunk, LogEntry, Outcome, Report
 from rgrid_server.domain.choosing import Chooser
@@ -44,7 +45,7 @@ class Core:
 
     def __post_init__(self) -> None:
         limits, signer, chooser = Limits(), Signer("secret"), Chooser()
-        book = DEFAULT_PRICES
+        book = PriceBook()
         self.tenancy = Tenancy(self.database)
         self.executions = Executions(self.database, self.wakeups, limits)
         self.batches = Batches(self.database, self.wakeups, limits)

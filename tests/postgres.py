@@ -38,14 +38,18 @@ def postgres_programs() -> Path | None:
 
 
 class PostgresCluster:
-    """Starts, kills and restarts a PostgreSQL of its own; nothing is left behind at the end."""
+    """Starts, kills and restarts a PostgreSQL of its own; nothing is left behind at the end.
 
-    def __init__(self) -> None:
+    Args:
+        data: a directory for its data that does not exist yet, where they are to stand elsewhere.
+    """
+
+    def __init__(self, data: Path | None = None) -> None:
         programs = postgres_programs()
         assert programs is not None
         self._programs = programs
         self._directory = Path(tempfile.mkdtemp(prefix="rgrid-pg-", dir="/tmp"))
-        self._data = self._directory / "data"
+        self._data = data or self._directory / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._user: str | None = None
 
@@ -119,6 +123,12 @@ class PostgresCluster:
         for child in children:
             _wait_for_state(child, "Z")
 
+    def wait_until_it_gave_up(self) -> None:
+        """Wait until it has ended by itself."""
+        assert self._process is not None
+        self._process.wait(timeout=READY_SECONDS)
+        self._process = None
+
     def stop(self) -> None:
         """End it, breaking off what is under way."""
         if self._process is not None:
@@ -140,7 +150,8 @@ class PostgresCluster:
         self._directory.chmod(0o755)
         if os.geteuid() == 0:
             self._user = next(name for name in SYSTEM_USERS if _is_user(name))
-            _open_to_all(self._programs)
+            for path in (self._programs, self._data):
+                _open_to_all(path)
             for path in (self._directory, self._data):
                 shutil.chown(path, self._user)
         subprocess.run(
@@ -170,12 +181,12 @@ def _is_user(name: str) -> bool:
     return True
 
 
-def _open_to_all(programs: Path) -> None:
-    """Let a user who is not root come as far as the programs: a checkout under /root is closed to others."""
-    for directory in programs.parents:
+def _open_to_all(path: Path) -> None:
+    """Let a user who is not root, but of its group, come as far as a path: /root is closed to others."""
+    for directory in path.parents:
         mode = directory.stat().st_mode
-        if not mode & 0o001:
-            directory.chmod(mode | 0o001)
+        if mode & 0o011 != 0o011:
+            directory.chmod(mode | 0o011)
 
 
 def _wait_for_state(pid: int, states: str) -> None:

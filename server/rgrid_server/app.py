@@ -35,6 +35,7 @@ from rgrid_server.api.middleware import RequestIds
 from rgrid_server.api.services import Services
 from rgrid_server.api.urls import PREFIX
 from rgrid_server.billing.costs import Costs
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.clock import new_key
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import Scope
@@ -134,7 +135,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         database = open_database(settings, observer.committed)
         stack.push_async_callback(database.close)
         await database.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
-        book = await database.read(spend.load_prices)
+        book = PriceBook()
         tenancy = Tenancy(database, allow_process_sandbox=settings.allow_process_sandbox)
         signer = Signer(await tenancy.secret("signing_secret", secrets.token_hex(32)))
         sealer = make_sealer(settings)
@@ -176,7 +177,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             leases=leases,
             reports=Reports(database, wakeups, signer, book, engine, chooser, observer, cache),
             secrets=Secrets(database, sealer),
-            costs=Costs(database, book, engine),
+            costs=Costs(database, engine),
             observer=observer,
             notes=RequestNotes(metrics, is_logged=settings.access_log),
             tracing=tracing,
@@ -184,11 +185,13 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             scrape=Scrape(metrics, database, readiness, wakeups.waiting),
         )
         await services.leases.extend_all()
-        await services.batches.end_canceled()
+        cancellations = services.batches.cancellations
+        await cancellations.end_begun()
         clock = ClockWatch(database, wakeups)
         await clock.begin()
         sweeping = asyncio.create_task(sweep(clock, services.executions, services.leases))
         stack.push_async_callback(_canceled(sweeping))
+        stack.push_async_callback(_canceled(asyncio.create_task(cancellations.keep_up())))
         retention = Retention(database, blobs, settings.retention)
         stack.push_async_callback(_canceled(asyncio.create_task(retention.keep_up())))
         yield ServerState(settings, services, wakeups, runner_key, retention)

@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from rgrid_server.billing.pricebook import add_prices
+from rgrid_server.clock import now_ms
 from rgrid_server.config import Settings
 from rgrid_server.domain.apikeys import parse_scopes
+from rgrid_server.domain.pricebook import PricesInvalid, read_prices, shown_time
 from rgrid_server.domain.runtimes import PresetInvalid
 from rgrid_server.domain.sealing import Unreadable
 from rgrid_server.errors import ServiceError
@@ -34,6 +37,7 @@ from rgrid_server.storage import (
 from rgrid_server.store import spend
 from rgrid_server.store.database import Database, StorageError
 from rgrid_server.tenancy import Tenancy, why_not_a_key
+from rgrid_server.tomlfile import FileInvalid, read_file
 
 T = TypeVar("T")
 
@@ -94,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         ("migrate", _migrate, "bring the data to this version's schema"),
         ("backup", _backup, "copy the data of a server, running or not"),
         ("restore", _restore, "bring a backup's data into an empty place"),
-        ("prices", _prices, "show the price book"),
+        ("prices", _prices, "show the price book, or add prices to it"),
         ("keys", _keys, "list keys, make one, revoke one"),
         ("tenants", _tenants, "list tenants, limit what one runs at once"),
         ("secrets", _secrets, "print a key that seals secrets, or seal all with a new one"),
@@ -114,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
             _add_key_options(command)
         if name == "tenants":
             _add_tenant_options(command)
+        if name == "prices":
+            command.add_argument("action", nargs="?", choices=["list", "load"], default="list")
+            command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="TOML, for load")
         if name == "secrets":
             command.add_argument("action", choices=["new-key", "rotate"])
     return parser
@@ -237,15 +244,33 @@ def _restore(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _prices(settings: Settings, _arguments: argparse.Namespace) -> int:
+def _prices(settings: Settings, arguments: argparse.Namespace) -> int:
     _existing_database(settings)
+    if arguments.action == "load":
+        if arguments.file is None:
+            raise Refusal("name the file with the prices: rgrid server prices load FILE")
+        _load_prices(settings, arguments.file)
     book = asyncio.run(_with_database(settings, lambda database: database.read(spend.load_prices)))
     print("price                engine  from        EUR per vCPU-hour  EUR per GiB-hour")
     for price in book:
-        day = time.strftime("%Y-%m-%d", time.gmtime(price.effective_from_ms / 1000))
         vcpu, gib = price.nanos_per_vcpu_hour / 1e9, price.nanos_per_gib_hour / 1e9
-        print(f"{price.price_id:<20} {price.engine:<7} {day}  {vcpu:>17.9f}  {gib:>16.9f}")
+        since = shown_time(price.effective_from_ms)
+        print(f"{price.price_id:<20} {price.engine:<7} {since}  {vcpu:>17.9f}  {gib:>16.9f}")
     return 0
+
+
+def _load_prices(settings: Settings, file: Path) -> None:
+    try:
+        wanted = read_file(file, "prices", read_prices)
+        added = asyncio.run(
+            _with_database(settings, lambda db: db.write(lambda c: add_prices(c, wanted, now_ms())))
+        )
+    except FileInvalid as error:
+        raise Refusal(str(error)) from None
+    except PricesInvalid as error:
+        told = "".join(f"\n  {problem}" for problem in error.problems)
+        raise Refusal(f"nothing of {file} was taken:{told}") from None
+    print(f"{len(added)} of the {len(wanted)} prices of {file} are new; every server goes by them")
 
 
 def _keys(settings: Settings, arguments: argparse.Namespace) -> int:

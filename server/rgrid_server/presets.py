@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from rgrid_server.domain.runtimes import Preset, PresetInvalid, read_presets
+from rgrid_server.tomlfile import FileInvalid, read_file
 
 
 def load_presets(path: Path | None) -> dict[str, Preset]:
@@ -17,12 +17,8 @@ def load_presets(path: Path | None) -> dict[str, Preset]:
     if path is None:
         return {}
     try:
-        tables = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise PresetInvalid(f"the presets {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PresetInvalid(f"the presets {path} are not TOML: {error}") from None
-    try:
-        return read_presets(tables)
+        return read_file(path, "presets", read_presets)
+    except FileInvalid as error:
+        raise PresetInvalid(str(error)) from None
     except PresetInvalid as error:
         raise PresetInvalid(f"{path}: {error}") from None

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain.attempts import AttemptId, LogChunk, LogEntry, Outcome, Report
 from rgrid_server.domain.choosing import Chooser
-from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.scheduler.batches import Batches
@@ -43,8 +43,10 @@ class Process:
         self.tenancy = Tenancy(database)
         self.executions = Executions(database, wakeups, limits)
         self.batches = Batches(database, wakeups, limits)
-        self.leases = Leases(database, wakeups, SIGNER, DEFAULT_PRICES, "local", AttemptLimits(), chooser)
-        self.reports = Reports(database, wakeups, SIGNER, DEFAULT_PRICES, "local", chooser)
+        self.book_seconds = 0.0
+        book = PriceBook(lambda: self.book_seconds)
+        self.leases = Leases(database, wakeups, SIGNER, book, "local", AttemptLimits(), chooser)
+        self.reports = Reports(database, wakeups, SIGNER, book, "local", chooser)
         self.uploads = Uploads(database, _no_blobs(), wakeups, limits.max_blob_bytes)
 
     async def register(self, incarnation: str = "") -> None:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,22 +24,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import delete
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from rgrid_server.billing import costs
+from rgrid_server.billing.pricebook import add_prices
 from rgrid_server.clock import now_ms
 from rgrid_server.config import Settings
 from rgrid_server.domain.attempts import AttemptId, Outcome
 from rgrid_server.domain.execution import Status
-from rgrid_server.domain.prices import DEFAULT_PRICES
+from rgrid_server.domain.pricebook import NOTICE_MS, PricesInvalid
+from rgrid_server.domain.prices import DEFAULT_PRICES, Price
 from rgrid_server.errors import Conflict
 from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
 from rgrid_server.scheduler.uploads import add_received
 from rgrid_server.storage import migrate, open_database
 from rgrid_server.store import batches, blobs, events, listing, runners, spend, tenants
 from rgrid_server.store import executions as execution_store
-from rgrid_server.store.tables import attempts
+from rgrid_server.store.tables import attempts, prices
 from tests.contract.stores import Process, Store, blob, give, identities, work
 
 if TYPE_CHECKING:
@@ -76,6 +80,7 @@ def store(settings: Settings) -> Iterator[Store]:
             return Store(loop, databases)
 
         found = loop.run(start())
+        found.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
         for process in found.processes:
             loop.run(process.register())
         yield found
@@ -681,6 +686,39 @@ def test_an_upsert_of_spend_loses_nothing(store: Store) -> None:
     assert store.read(lambda c: spend.month_nanos(c, tenant_id, "2026-03")) == 700
 
 
+def test_every_process_charges_by_the_price_that_held_at_the_claim(empty_queue: Store) -> None:
+    store = empty_queue
+    tenant_id = store.tenant()
+    charging, loading = store.processes
+    submit_many(store, tenant_id, 3)
+
+    def cost(attempt: AttemptId) -> int:
+        assert store.run(charging.end(attempt)) == "accepted"
+        row = store.read(lambda c: execution_store.get_execution(c, tenant_id, attempt.execution_id))
+        assert row is not None
+        return int(row["charge_nanos"])
+
+    first, second = identities(store.run(charging.claim(2)))
+    usual = cost(first)
+    # loaded a minute before it holds, it is what a process charges by that had read the book before
+    at_ms = now_ms() + 1
+    dearer = [Price(uuid.uuid4().hex, "local", at_ms, 7_000_000, 0)]
+    added = store.run(loading.database.write(lambda c: add_prices(c, dearer, at_ms - NOTICE_MS)))
+    assert added == dearer
+    while now_ms() < at_ms:
+        pass
+    charging.book_seconds += NOTICE_MS / 1000
+    (third,) = identities(store.run(charging.claim()))
+    assert (cost(second), cost(third)) == (usual, 7_000_000)
+    # the others go on as before
+    with pytest.raises(PricesInvalid, match="never changes"):
+        store.run(
+            loading.database.write(lambda c: add_prices(c, [replace(dearer[0], engine="ray")], now_ms()))
+        )
+    store.write(lambda c: c.execute(delete(prices).where(prices.c.price_id == dearer[0].price_id)))
+    charging.book_seconds += NOTICE_MS / 1000
+
+
 def test_the_bill_comes_page_by_page_with_every_attempt_once(
     empty_queue: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -691,7 +729,7 @@ def test_the_bill_comes_page_by_page_with_every_attempt_once(
     taken = identities(store.run(store.processes[0].claim(12)))
     store.together([either(store, number).end(attempt) for number, attempt in enumerate(taken)])
     monkeypatch.setattr(costs, "BILL_PAGE_ROWS", 3)
-    bill = costs.Costs(store.databases[0], DEFAULT_PRICES, "local").bill
+    bill = costs.Costs(store.databases[0], "local").bill
 
     async def pages(first: date, last: date) -> list[list[dict[str, Any]]]:
         return [page async for page in bill(tenant_id, "ann", (first, last))]

@@ -31,6 +31,7 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from rgrid_server import storage
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.blobs.base import INLINE_MAX_BYTES
 from rgrid_server.blobs.directory import DirectoryBlobStore
 from rgrid_server.config import Settings
@@ -112,10 +113,9 @@ class Grid:
         self.batches = Batches(self.database, wakeups, limits)
         self.uploads = Uploads(self.database, self.store, wakeups, 1 << 30)
         self.files = Files(self.database, self.store, TIMES)
-        self.leases = Leases(
-            self.database, wakeups, signer, DEFAULT_PRICES, "local", AttemptLimits(), chooser
-        )
-        self.reports = Reports(self.database, wakeups, signer, DEFAULT_PRICES, "local", chooser)
+        book = PriceBook()
+        self.leases = Leases(self.database, wakeups, signer, book, "local", AttemptLimits(), chooser)
+        self.reports = Reports(self.database, wakeups, signer, book, "local", chooser)
         self.retention = Retention(self.database, self.store, TIMES)
 
     async def begin(self) -> list[str]:

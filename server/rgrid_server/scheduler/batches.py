@@ -26,15 +26,14 @@ from rgrid_server.scheduler.batch_items import (
     insert_items,
     is_repeated,
 )
-from rgrid_server.scheduler.executions import cancel_topics
+from rgrid_server.scheduler.cancellations import Cancellations
 from rgrid_server.scheduler.intake import inputs_that_expire, run_key_conflict, submission_of
 from rgrid_server.scheduler.observer import Observer
-from rgrid_server.scheduler.transitions import finish_batch, topics_of
+from rgrid_server.scheduler.transitions import finish_batch, hold_batch
 from rgrid_server.scheduler.wakeups import WORK, Wakeups, batch_topic, tenant_topic
 from rgrid_server.store import batches as store
 from rgrid_server.store import blobs as blob_rows
-from rgrid_server.store import bulk, results
-from rgrid_server.store import executions as execution_store
+from rgrid_server.store import results
 from rgrid_server.store.database import Database, Row
 
 T = TypeVar("T")
@@ -43,8 +42,6 @@ LONG_ITEMS = 50
 """More items than this are checked and written in a thread."""
 
 RETRY_PAGE = 1_000
-CANCEL_PAGE = 1_000
-"""So many of a canceled batch are ended in one transaction, so that others are written in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +74,7 @@ class Batches:
         self._observer = observer or Observer()
         self._wakeups = wakeups
         self._limits = limits
+        self.cancellations = Cancellations(database, wakeups)
 
     async def submit(self, tenant_id: str, batch: BatchSubmission) -> StoredBatch:
         """Store a batch and all its executions in one transaction; with a run key, at most once.
@@ -160,7 +158,7 @@ class Batches:
 
         def add(connection: Connection) -> StoredBatch:
             # nobody else appends before this transaction ends, so no index is given twice
-            row = _held(connection, tenant_id, batch_id)
+            row = hold_batch(connection, tenant_id, batch_id)
             if first_index is not None and is_repeated(connection, tenant_id, batch_id, first_index, items):
                 return StoredBatch(_existing(connection, tenant_id, batch_id), attached=True)
             if row["closed"] or row["cancel_requested_at_ms"] is not None:
@@ -185,7 +183,7 @@ class Batches:
         """
 
         def end(connection: Connection) -> Row:
-            _held(connection, tenant_id, batch_id)
+            hold_batch(connection, tenant_id, batch_id)
             store.update_batch(connection, tenant_id, batch_id, closed=True)
             finish_batch(connection, tenant_id, batch_id, now_ms())
             return _existing(connection, tenant_id, batch_id)
@@ -234,58 +232,13 @@ class Batches:
     async def cancel(self, tenant_id: str, batch_id: str) -> Row:
         """End all of a batch that has not ended; when this returns, nothing of it will begin any more.
 
-        First it is noted that the batch is canceled, and takes no more items; then its executions are ended,
-        a page at a time. A server that dies in between goes on with it when it is back.
+        A server that dies meanwhile has noted that the batch is canceled, and another one goes on with it.
 
         Raises:
             NotFound: the tenant has none such.
         """
-
-        def note(connection: Connection) -> bool:
-            # whoever appends or joins does so before this, or finds the batch canceled
-            row = _held(connection, tenant_id, batch_id)
-            if row["completed_at_ms"] is not None:
-                return False
-            asked_at_ms = row["cancel_requested_at_ms"] or now_ms()
-            store.update_batch(
-                connection, tenant_id, batch_id, closed=True, cancel_requested_at_ms=asked_at_ms
-            )
-            finish_batch(connection, tenant_id, batch_id, now_ms())
-            return True
-
-        if await self._database.write(note):
-            self._wakeups.wake([batch_topic(tenant_id, batch_id)])
-            await self._end_canceled(tenant_id, batch_id)
+        await self.cancellations.cancel(tenant_id, batch_id)
         return await self._get(tenant_id, batch_id)
-
-    async def end_canceled(self) -> None:
-        """Go on with cancellations that a server has not finished."""
-        for row in await self._database.read(store.canceled_unfinished):
-            await self._end_canceled(row["tenant_id"], row["batch_id"])
-
-    async def _end_canceled(self, tenant_id: str, batch_id: str) -> None:
-        last_index: int | None = -1
-        while last_index is not None:
-
-            def end_page(connection: Connection, after: int = last_index) -> tuple[int | None, list[str]]:
-                now = now_ms()
-                found = bulk.unfinished_of_batch(connection, tenant_id, batch_id, after, CANCEL_PAGE)
-                last = found[-1]["batch_index"] if len(found) == CANCEL_PAGE else None
-                # executions before their batch, as everyone takes them; then they are as they will stay
-                execution_store.lock_executions(connection, [row["execution_id"] for row in found])
-                held = {row["batch_index"] for row in found}
-                again = bulk.unfinished_of_batch(connection, tenant_id, batch_id, after, len(found))
-                rows = [row for row in again if row["batch_index"] in held]
-                done = bulk.transition_rows(
-                    connection, tenant_id, batch_id, rows, lambda state: rules.request_cancel(state, now), now
-                )
-                finish_batch(connection, tenant_id, batch_id, now)
-                topics = {topic for item in done for topic in topics_of(item)}
-                topics.update(cancel_topics(connection, done), [batch_topic(tenant_id, batch_id)])
-                return last, list(topics)
-
-            last_index, topics = await self._database.write(end_page, is_long=True)
-            self._wakeups.wake(topics)
 
     async def acknowledge(self, tenant_id: str, batch_id: str) -> Row:
         """Free a batch's run key.
@@ -296,7 +249,7 @@ class Batches:
         """
 
         def take(connection: Connection) -> Row:
-            row = _held(connection, tenant_id, batch_id)
+            row = hold_batch(connection, tenant_id, batch_id)
             if row["completed_at_ms"] is None:
                 raise Conflict(
                     "not_finished", f"the batch {batch_id} has not finished; wait for it or cancel it"
@@ -396,13 +349,6 @@ def _existing(connection: Connection, tenant_id: str, batch_id: str) -> Row:
         for found in results.latest_ends(connection, tenant_id, batch_id, PACE_ENDS)
     ]
     return {**row, "eta_seconds": eta_seconds(counts, ends, now_ms())}
-
-
-def _held(connection: Connection, tenant_id: str, batch_id: str) -> Row:
-    row = store.lock_batch(connection, tenant_id, batch_id)
-    if row is None:
-        raise NotFound("Batch")
-    return row
 
 
 def _fingerprint(batch: BatchSubmission) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.domain.attempts import Outcome, OutputFile, Report
 from rgrid_server.domain.caching import UNPINNED_MS, Caching, changes, is_pinned, key_of, parts_of
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.money import nanos_to_micros
-from rgrid_server.domain.prices import Price
 from rgrid_server.scheduler.endings import Ended, Left, end_attempt
 from rgrid_server.store import blobs as blob_rows
 from rgrid_server.store import executions as store
@@ -30,7 +29,7 @@ class ResultCache:
         kept_ms: how long a result counts: no longer than its log is kept, of which it is a part.
     """
 
-    book: Sequence[Price]
+    book: PriceBook
     engine: str
     kept_ms: int
 

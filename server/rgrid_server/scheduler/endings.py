@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.charging import EndedAttempt, charge_attempt
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.clock import new_id
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import OutputFile, Report
 from rgrid_server.domain.execution import Ending
-from rgrid_server.domain.prices import Price
 from rgrid_server.domain.text import without_nul
 from rgrid_server.scheduler.transitions import apply_event
 from rgrid_server.store import blobs as blob_rows
@@ -52,7 +52,7 @@ def ending_of(report: Report) -> Ending:
 
 def end_attempt(
     connection: Connection,
-    book: Sequence[Price],
+    book: PriceBook,
     engine: str,
     execution: Row,
     report: Report,

@@ -12,13 +12,13 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.charging import EndedAttempt, charge_attempt
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Assignment, AttemptId, InputFile, Outcome
 from rgrid_server.domain.choosing import Candidate, Choice, Chooser
 from rgrid_server.domain.confinement import why_not_shared
 from rgrid_server.domain.execution import Refused
-from rgrid_server.domain.prices import Price
 from rgrid_server.domain.sealing import Sealer
 from rgrid_server.domain.signing import Signer
 from rgrid_server.errors import Conflict, NotFound
@@ -76,7 +76,7 @@ class Leases:
         database: Database,
         wakeups: Wakeups,
         signer: Signer,
-        book: Sequence[Price],
+        book: PriceBook,
         engine: str,
         limits: AttemptLimits,
         chooser: Chooser,

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy.engine import Connection
 
+from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.blobs.base import Received
 from rgrid_server.clock import now_ms
 from rgrid_server.domain import execution as rules
@@ -16,7 +17,6 @@ from rgrid_server.domain.choosing import Chooser
 from rgrid_server.domain.execution import Refused, RefusedReason, Status
 from rgrid_server.domain.fairshare import Flow
 from rgrid_server.domain.filenames import why_not_a_name
-from rgrid_server.domain.prices import Price
 from rgrid_server.domain.signing import Signer
 from rgrid_server.scheduler.caching import ResultCache
 from rgrid_server.scheduler.endings import Left, end_attempt, ending_of
@@ -57,7 +57,7 @@ class Reports:
         database: Database,
         wakeups: Wakeups,
         signer: Signer,
-        book: Sequence[Price],
+        book: PriceBook,
         engine: str,
         chooser: Chooser,
         observer: Observer | None = None,

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
+from rgrid_server.errors import NotFound
 from rgrid_server.scheduler.wakeups import WORK, batch_topic, execution_topic, log_topic, tenant_topic
 from rgrid_server.store import batches, executions
+from rgrid_server.store.database import Row
 from rgrid_server.store.executions import Transition
 
 
@@ -20,6 +22,18 @@ def apply_event(
     if done is not None and done.ended and done.batch_id is not None:
         finish_batch(connection, done.tenant_id, done.batch_id, now_ms)
     return done
+
+
+def hold_batch(connection: Connection, tenant_id: str, batch_id: str) -> Row:
+    """A batch's row, which nobody else changes until the transaction ends.
+
+    Raises:
+        NotFound: the tenant has none such.
+    """
+    row = batches.lock_batch(connection, tenant_id, batch_id)
+    if row is None:
+        raise NotFound("Batch")
+    return row
 
 
 def finish_batch(connection: Connection, tenant_id: str, batch_id: str, now_ms: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Table, bindparam, func, insert, select, tuple_
+from sqlalchemy import Integer, Table, bindparam, delete, func, insert, select, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ClauseElement
 
@@ -184,6 +184,15 @@ def load_prices(connection: Connection) -> list[Price]:
 def insert_prices(connection: Connection, book: Sequence[Price]) -> None:
     """Add entries to the price book; one with a known id is left as it stands."""
     _INSERT_PRICE.run_many(connection, [asdict(price) for price in book])
+
+
+def put_prices(connection: Connection, changed: Sequence[Price]) -> None:
+    """Write entries of the price book, each in the place of the one that has its id."""
+    if changed:
+        # first all of them are taken away: two may exchange the times from which they hold
+        ids = [price.price_id for price in changed]
+        connection.execute(delete(prices).where(prices.c.price_id.in_(ids)))
+        insert_prices(connection, changed)
 
 
 def _add(connection: Connection, table: Table, key: dict[str, str], amounts: dict[str, int]) -> None:
