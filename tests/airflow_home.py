@@ -30,6 +30,16 @@ with get_application_builder() as builder:
         builder.sm.add_permission_to_role(role, builder.sm.create_permission(action, resource))
 """
 
+SEVERAL = """
+import json, runpy, sys
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["airflow", *arguments]
+    runpy.run_module("airflow", run_name="__main__")
+    print("\\f", flush=True)
+"""
+"""Commands one after another in one process, for each takes seconds to start; a form feed behind each."""
+
 
 class AirflowHome:
     """A home with a migrated database, the example DAGs, and the connection to a server.
@@ -111,8 +121,17 @@ class AirflowHome:
 
     def airflow(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of Airflow's commands."""
+        return self._run(["-m", "airflow", *arguments], f"airflow {' '.join(arguments)}", check)
+
+    def several(self, *commands: Sequence[str]) -> list[str]:
+        """Run several of Airflow's commands in one process; returns what each of them printed."""
+        told = "; ".join(" ".join(command) for command in commands)
+        done = self._run(["-c", SEVERAL, json.dumps(commands)], f"airflow {told}", check=True)
+        return done.stdout.split("\f\n")[:-1]
+
+    def _run(self, arguments: Sequence[str], told: str, check: bool) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [str(self.python), "-m", "airflow", *arguments],
+            [str(self.python), *arguments],
             env=self.env,
             cwd=self.home,
             capture_output=True,
@@ -121,7 +140,7 @@ class AirflowHome:
             check=False,
         )
         if check and done.returncode != 0:
-            raise RuntimeError(f"airflow {' '.join(arguments)}: {done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+            raise RuntimeError(f"{told}: {done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done
 
     def add_user(self, name: str, role: str) -> None:
