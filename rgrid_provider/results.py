@@ -36,9 +36,24 @@ def load_result(value: Any) -> Any:
         rgrid.exceptions.RGridError: the server refuses, or keeps the file no more.
         rgrid_provider.functions.CannotBeCarried: it cannot be read here.
     """
-    if not (isinstance(value, Mapping) and value.get("kind") == KIND):
+    if not _is_reference(value):
         return value
     client = RGridHook(value["rgrid_conn_id"]).client
     with tempfile.TemporaryDirectory(prefix="rgrid-result-") as directory:
         (path,) = client.download(value["execution_id"], directory, names=[value["filename"]])
         return decode_result(path.read_bytes(), value["serializer"])
+
+
+def with_results(value: Any) -> Any:
+    """A value with the results themselves in place of references to them, in lists and dicts too."""
+    if _is_reference(value):
+        return load_result(value)
+    if isinstance(value, dict):
+        return {name: with_results(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [with_results(one) for one in value]
+    return value
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("kind") == KIND

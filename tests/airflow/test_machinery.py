@@ -97,6 +97,11 @@ def test_an_asset_starts_another_dag_and_says_what_made_it(dag_runs: DagRuns) ->
     assert extra["rgrid_execution_id"] == execution_id
 
 
+def test_frames_go_from_task_to_task_by_xcom_or_by_reference(dag_runs: DagRuns) -> None:
+    assert dag_runs.result("frames", "as_table")["kind"] == "rgrid_result"
+    assert dag_runs.result("frames", "summed") == 6
+
+
 def test_each_task_has_one_execution_but_where_it_failed(dag_runs: DagRuns) -> None:
     for dag_id in (one for ids in dag_ids_of(OF_THE_TESTS).values() for one in ids):
         counted: Counter[tuple[Any, ...]] = Counter()

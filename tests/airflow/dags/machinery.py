@@ -106,3 +106,26 @@ with DAG("makes_an_asset", start_date=START, schedule=None):
 
 with DAG("takes_an_asset", start_date=START, schedule=[SUMS]):
     RGridRunOperator(task_id="takes", script="import sys\nprint(sys.argv[1])", args=["{{ run_id }}"])
+
+with DAG("frames", start_date=START, schedule=None):
+
+    @task.rgrid(serializer="arrow", requirements=["pandas>=2.2,<4"])
+    def made() -> Any:
+        """Airflow's XCom carries the frame."""
+        import pandas
+
+        return pandas.DataFrame({"a": [1, 2, 3]})
+
+    @task.rgrid(serializer="arrow", requirements=["pandas>=2.2,<4"])
+    def as_table(frame: Any) -> Any:
+        """It does not carry a table, so this one stays on the grid."""
+        import pyarrow
+
+        return pyarrow.Table.from_pandas(frame)
+
+    @task.rgrid(serializer="arrow")
+    def summed(table: Any) -> int:
+        """Is given the table itself."""
+        return sum(table["a"].to_pylist())
+
+    summed(as_table(made()))
