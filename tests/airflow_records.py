@@ -73,18 +73,18 @@ class AirflowRecords:
             task_id=task_id,
             key=key,
         )
-        return [row[0] if isinstance(row[0], list | dict) else json.loads(bytes_of(row[0])) for row in rows]
+        return [parsed(row[0]) for row in rows]
 
     def asset_extras(self, table: str) -> list[dict[str, Any]]:
         """What events of assets carry; the table is ``asset_event`` or 2.11's ``dataset_event``."""
-        found = [row[0] for row in self._rows(f"SELECT extra FROM {table}")]
-        return [value if isinstance(value, dict) else json.loads(value) for value in found]
+        return [parsed(row[0]) for row in self._rows(f"SELECT extra FROM {table}")]
 
     def _rows(self, statement: str, **values: Any) -> list[Any]:
         with self._engine.connect() as connection:
             return list(connection.execute(sqlalchemy.text(statement), values))
 
 
-def bytes_of(value: Any) -> bytes | str:
-    """A driver's binary as bytes; text as it is."""
-    return value if isinstance(value, str) else bytes(value)
+def parsed(value: Any) -> Any:
+    """A value of JSON as the drivers give it: text, bytes, or what they have made of it themselves."""
+    value = bytes(value) if isinstance(value, memoryview) else value
+    return json.loads(value) if isinstance(value, str | bytes) else value

@@ -85,6 +85,10 @@ def ended_dag_runs(server: LiveServer, postgres: PostgresCluster, directory: Pat
                 {"type": "file", "log_file_path": str(lineage), "append": True}
             ),
             "AIRFLOW__CORE__PARALLELISM": "4",
+            # so that an error is one, however busy the machine is
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
+            "AIRFLOW__CORE__DAG_FILE_PROCESSOR_TIMEOUT": "300",
+            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
             "AIRFLOW_CONN_POSTGRES_DEFAULT": airflow_connection(warehouse),
             "AIRFLOW_CONN_CHAT": webhook.connection("T0/secret"),
         }
@@ -152,7 +156,7 @@ def have_all_ended(dag_ids: frozenset[str], records: AirflowRecords) -> bool:
 def wait_for(home: AirflowHome, condition: Callable[[], bool], records: AirflowRecords) -> None:
     """Ask until it is so; what Airflow wrote is in the error if it never is."""
     deadline = time.monotonic() + DONE_SECONDS
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not records.import_errors():
         if condition():
             return
         time.sleep(0.5)

@@ -12,7 +12,7 @@ from rgrid_provider.operators.rgrid import RGridBatchOperator, RGridRunOperator
 START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
 SUM = "import sys\nprint(sum(range(int(sys.argv[1]))))"
 SQUARE = "import sys\nprint(int(sys.argv[1]) ** 2)"
-SUMS = Asset(uri="file:///of-the-tests/sums", name="sums")
+SUMS = Asset("file:///of-the-tests/sums")
 
 with DAG("mapped", start_date=START, schedule=None):
     limits = RGridRunOperator(task_id="limits", script="print([10, 100, 1000])")
