@@ -1,7 +1,9 @@
-"""``@task.rgrid`` beside ``@task.virtualenv``, uncached and with its cache: one function with three packages.
+"""``@task.rgrid`` beside ``@task.virtualenv`` and ``@task.docker``: one function with three packages.
 
-Each is executed as a worker does it, in this process, by the operator that its decorator makes; a real server
-runs the grid's side, sandboxed. Run it with the Python of an Airflow environment; medians of several runs.
+Each is executed as a worker does it, in this process, by the operator that its decorator makes: virtualenv
+uncached and with its cache, docker in an image that has the packages already, on a daemon of this program's
+own, without a network. A real server runs the grid's side, sandboxed. Run it with the Python of an Airflow
+environment, as root where Docker is to be measured; medians of several runs.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import logging
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,10 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="rgrid-tasks-"))
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 
-from tests.live import LiveServer
+from tests import docker_daemon
+from tests.images import make_image
+from tests.live import ROOT, LiveServer
 
 REQUIREMENTS = ["pandas==2.3.3", "requests==2.32.5", "pyyaml==6.0.3"]
 TARGET = 10
+IMAGE = "rgrid-bench:packages"
 
 
 def work(rows: int) -> dict[str, Any]:
@@ -72,6 +78,48 @@ def timed(make: Callable[[], Any], runs: int) -> list[float]:
     return taken
 
 
+def in_docker(runs: int) -> list[float]:
+    """How long each execution of ``@task.docker`` takes, in seconds; the image is there before."""
+    import docker
+    from airflow.providers.docker.decorators.docker import _DockerDecoratedOperator
+
+    from rgrid_server.runner.pipconfig import index_settings
+
+    with docker_daemon.DockerDaemon() as daemon, tempfile.TemporaryDirectory() as packages:
+        uv = [
+            ROOT / ".venv/bin/uv",
+            "pip",
+            "install",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            sys.executable,
+        ]
+        subprocess.run(
+            [*uv, "--target", packages, *REQUIREMENTS],
+            env={**os.environ, **index_settings(os.environ)},
+            check=True,
+        )
+        client = docker.DockerClient(daemon.host)
+        make_image(client, IMAGE, Path(packages))
+        client.close()
+
+        def make() -> Any:
+            return _DockerDecoratedOperator(
+                task_id="docker",
+                python_callable=work,
+                op_args=[1000],
+                image=IMAGE,
+                docker_url=daemon.host,
+                network_mode="none",
+                expect_airflow=False,
+                auto_remove="success",
+            )
+
+        timed(make, 1)
+        return timed(make, runs)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -114,11 +162,15 @@ def main() -> None:
         uncached = statistics.median(timed(lambda: in_virtualenv(False), runs))
         timed(lambda: in_virtualenv(True), 1)
         cached = statistics.median(timed(lambda: in_virtualenv(True), runs))
+    problem = docker_daemon.why_not()
+    containers = None if problem else statistics.median(in_docker(runs))
     print("| what | seconds | of @task.rgrid, warm | target |\n|---|---:|---:|---:|")
     print(f"| `@task.rgrid`, warm | {warm:.3f} | 1 | |")
     print(f"| `@task.rgrid`, its first, the environment built | {first:.2f} | {first / warm:.1f} | |")
     print(f"| `@task.virtualenv`, uncached | {uncached:.2f} | {uncached / warm:.1f} | {TARGET} |")
     print(f"| `@task.virtualenv`, with its cache | {cached:.2f} | {cached / warm:.1f} | |")
+    told = f"– ({problem}) | " if containers is None else f"{containers:.2f} | {containers / warm:.1f}"
+    print(f"| `@task.docker`, the image there | {told} | |")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 INTEGRATION = "RGrid"
+GUIDES = "/docs/how-to/airflow"
+"""Where the pages are, as Airflow's metadata have such paths: from the root of the source distribution."""
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -17,6 +19,13 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": INTEGRATION,
                 "external-doc-url": "https://pypi.org/project/rgrid/",
+                "how-to-guide": [
+                    f"{GUIDES}/run-operator.md",
+                    f"{GUIDES}/batch-operator.md",
+                    f"{GUIDES}/task-decorator.md",
+                    f"{GUIDES}/sensors.md",
+                    f"{GUIDES}/notifier.md",
+                ],
                 "tags": ["software"],
             }
         ],
@@ -24,6 +33,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "source-integration-name": INTEGRATION,
                 "target-integration-name": "PostgreSQL",
+                "how-to-guide": f"{GUIDES}/cost-to-postgres.md",
                 "python-module": "rgrid_provider.transfers.rgrid_to_postgres",
             }
         ],

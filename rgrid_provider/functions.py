@@ -1,9 +1,9 @@
 """A Python function as a script of its own: its source, its arguments and what becomes of it.
 
 The script reads the arguments from a file beside it, calls the function, and leaves its result in another. It
-needs nothing but Python (and cloudpickle, for that serializer). A function that raises Airflow's
-``AirflowSkipException`` or ``AirflowFailException`` does so although Airflow is not there: the script brings
-a stand-in for the modules that define them, where they cannot be imported.
+needs nothing but Python (and the package of its serializer, where that has one). A function that raises
+Airflow's ``AirflowSkipException`` or ``AirflowFailException`` does so although Airflow is not there: the
+script brings a stand-in for the modules that define them, where they cannot be imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from rgrid_provider import frames
 
 ARGUMENTS = "rgrid-arguments"
 """The input file that carries the arguments."""
@@ -22,7 +25,9 @@ OUTCOME = "rgrid-outcome"
 """The output file that says how the function ended."""
 RESULT = "rgrid-result"
 """The output file with what it returned."""
-SERIALIZERS = ("json", "pickle", "cloudpickle")
+SERIALIZERS = ("json", "pickle", "cloudpickle", "arrow")
+PACKAGES = {"cloudpickle": "cloudpickle", "arrow": "pyarrow"}
+"""What a serializer needs on both sides beside Python, by its name for installers and for ``import``."""
 PICKLE_PROTOCOL = 4
 """What every Python that a script may run under reads."""
 
@@ -69,7 +74,7 @@ _stand_in_for_airflow()
 def _call():
     import json
 
-    import {serializer} as serializer
+    {get_serializer}
 
     binary = {serializer!r} != "json"
     with open({arguments!r}, "rb" if binary else "r") as file:
@@ -140,10 +145,11 @@ def build_script(source: str, name: str, serializer: str) -> str:
     """
     check_serializer(serializer)
     return _SCRIPT.format(
-        early_imports=_early_imports(source),
+        early_imports=_early_imports(source, PACKAGES.get(serializer)),
         source=source,
         name=name,
         serializer=serializer,
+        get_serializer=_get_serializer(serializer),
         protocol=PICKLE_PROTOCOL,
         arguments=ARGUMENTS,
         outcome=OUTCOME,
@@ -151,14 +157,24 @@ def build_script(source: str, name: str, serializer: str) -> str:
     )
 
 
-def _early_imports(source: str) -> str:
-    """What a function imports first, as imports at the top of a script, where the grid looks for them.
+def _get_serializer(serializer: str) -> str:
+    """How a script comes by it: a module that is there, or for frames one that the script brings along."""
+    if serializer != "arrow":
+        return f"import {serializer} as serializer"
+    source = Path(frames.__file__).read_text()
+    lines = ("import types", "serializer = types.ModuleType('frames')", f"exec({source!r}, vars(serializer))")
+    return "\n    ".join(lines)
+
+
+def _early_imports(source: str, package: str | None) -> str:
+    """What a function and its serializer import first, at the top of a script, where the grid looks for it.
 
     It has them done before the script starts. They are made for their effect only: what fails here, or is
     not wanted after all, is the function's own to find out.
     """
     # the script itself needs these
-    lines = [f"import {name} as _early" for name in ("importlib.util", "json", "types")]
+    names = ("importlib.util", "json", "types", *([] if package is None else [package]))
+    lines = [f"import {name} as _early" for name in names]
     (function,) = ast.parse(source).body
     body = function.body if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) else []
     for index, node in enumerate(body):
@@ -254,12 +270,14 @@ def _dumps(serializer: str) -> Callable[[Any], bytes]:
 
 
 def _module(serializer: str) -> Any:
+    package = PACKAGES.get(serializer, serializer)
     try:
-        return importlib.import_module(serializer)
+        found = importlib.import_module(package)
     except ImportError as error:
         raise CannotBeCarried(
-            f"the serializer {serializer} is not installed beside Airflow: pip install {serializer}"
+            f"the serializer {serializer} is not installed beside Airflow: pip install {package}"
         ) from error
+    return frames if serializer == "arrow" else found
 
 
 def _first_that_fails(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from rgrid.models import LogEntry
+from rgrid.client import Client
+from rgrid.models import Execution, LogEntry
 
 LogLine = Callable[..., Any]
+MAX_LINE_BYTES = 1024 * 1024
+"""A longer last line is no result."""
+_CUT = b"not kept]"
+
+log = logging.getLogger(__name__)
 
 
 class TaskLog:
@@ -42,3 +49,32 @@ def last_line_value(stdout: str) -> Any:
         return json.loads(lines[-1])
     except ValueError:
         return lines[-1]
+
+
+def printed_result(client: Client, execution: Execution) -> Any:
+    """What an execution returns by printing it last; from its log where its stdout is longer than it shows.
+
+    None, with a word in the task's log, where the last line is longer than :data:`MAX_LINE_BYTES` or was not
+    kept.
+    """
+    if not execution.output_truncated:
+        return last_line_value(execution.stdout)
+    line, held, is_cut = b"", b"", False
+    for entry in client.logs(execution.execution_id):
+        is_cut = entry.stream == "stderr" and entry.data.startswith(b"[rgrid: ") and _CUT in entry.data
+        if entry.stream == "stdout":
+            # no more than says that it is too long
+            held = (held + entry.data)[: MAX_LINE_BYTES + 1]
+            if held.strip():
+                line = held
+            if entry.data.endswith(b"\n"):
+                held = b""
+    if is_cut or len(line) > MAX_LINE_BYTES:
+        why = "was not kept" if is_cut else f"is longer than {MAX_LINE_BYTES} bytes"
+        log.warning(
+            "the last line that %s printed %s, so it is no result; let the script write it to a file",
+            execution.execution_id,
+            why,
+        )
+        return None
+    return last_line_value(line.decode(errors="replace"))

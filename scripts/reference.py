@@ -1,11 +1,13 @@
-"""Write what says what the code says: pages of docs/reference/, and the command line's help.
+"""Write what says what the code says: docs/reference/, parts of docs/how-to/, and the command line's help.
 
 ``scripts/reference.py`` writes them; ``--check`` says which are not as the code has them.
 """
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from rgrid_server.observability.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+GUIDES = ROOT / "docs" / "how-to" / "airflow"
 HELP = ROOT / "rgrid" / "cli" / "help"
 WRITTEN_BY = "<!-- written by scripts/reference.py from the code; change it there -->"
 
@@ -88,6 +91,16 @@ export AIRFLOW_CONN_RGRID_DEFAULT='rgrid://:sk_live_1@rgrid.example.com:8443/htt
 |---|---|
 {{registered}}"""
 
+SHOWN_CODE = re.compile(r"(^<!-- the code of (\S+) -->\n```\w+\n).*?(^```$)", re.MULTILINE | re.DOTALL)
+SHOWN_TABLE = re.compile(
+    r"(^<!-- the (arguments|attributes) of (\w+) in (\S+) -->\n\n)(?:^\|.*\n)*", re.MULTILINE
+)
+SECTION = {
+    "arguments": re.compile(r"^Args[:,][^\n]*\n(?:^[^\s].*\n)*((?:^ .*\n?)+)", re.MULTILINE),
+    "attributes": re.compile(r"^Attributes:\n((?:^ .*\n?)+)", re.MULTILINE),
+}
+ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+
 EXAMPLE_CONNECTION = {
     "conn_type": "rgrid",
     "host": "https://rgrid.example.com:8443",
@@ -99,7 +112,7 @@ EXAMPLE_CONNECTION = {
 def main() -> int:
     """Write or check; returns the exit code."""
     is_check = "--check" in sys.argv[1:]
-    pages = {REFERENCE / name: page() for name, page in PAGES.items()} | help_texts()
+    pages = {REFERENCE / name: page() for name, page in PAGES.items()} | guides() | help_texts()
     stale = [path for path, text in pages.items() if not _is_written(path, text)]
     for path in stale:
         if is_check:
@@ -174,6 +187,61 @@ def connection_page() -> str:
             f"| {told} | {', '.join(f'`{name}`' for name in names)} |\n" for told, names in registered
         ),
     )
+
+
+def guides() -> dict[Path, str]:
+    """The pages of Airflow's operators, with what they show of the code as the code has it now.
+
+    ``<!-- the code of FILE -->`` stands before a whole file, ``<!-- the arguments of CLASS in FILE -->`` and
+    ``<!-- the attributes of CLASS in FILE -->`` before a table of what its docstring says of them.
+    """
+    written = {}
+    for page in GUIDES.glob("*.md"):
+        text = SHOWN_CODE.sub(
+            lambda found: f"{found[1]}{(ROOT / found[2]).read_text()}{found[3]}", page.read_text()
+        )
+        written[page] = SHOWN_TABLE.sub(lambda found: found[1] + _table_of(*found.group(2, 3, 4)), text)
+    return written
+
+
+def _table_of(section: str, class_name: str, file: str) -> str:
+    """A class's arguments or attributes, a row each, from its docstring; arguments with what is templated."""
+    module = ast.parse((ROOT / file).read_text())
+    (found,) = (node for node in module.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    told = SECTION[section].search(ast.get_docstring(found) or "")
+    assert told is not None, f"{class_name} has no {section} in its docstring"
+    rows = [(name, _as_markdown(text)) for name, text in ENTRY.findall(told[1])]
+    if section == "attributes":
+        return "| name | what it says |\n|---|---|\n" + "".join(
+            f"| `{name}` | {text} |\n" for name, text in rows
+        )
+    templated = _strings_of(found, "template_fields")
+    head = "| argument | templated | what it says |\n|---|---|---|\n"
+    return head + "".join(
+        f"| `{name}` | {'yes' if name in templated else ''} | {text} |\n" for name, text in rows
+    )
+
+
+def _as_markdown(docstring: str) -> str:
+    """A docstring's words as a cell of a table."""
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", " ".join(docstring.split()))
+    return text.replace("``", "`").replace("|", "\\|")
+
+
+def _strings_of(found: ast.ClassDef, name: str) -> set[str]:
+    """The strings in what a class assigns to a name."""
+    values = [
+        node.value
+        for node in found.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name
+    ]
+    return {
+        node.value
+        for value in values
+        if value is not None
+        for node in ast.walk(value)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
 
 
 def _json_types(schema: Mapping[str, Any]) -> str:

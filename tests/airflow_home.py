@@ -30,6 +30,20 @@ with get_application_builder() as builder:
         builder.sm.add_permission_to_role(role, builder.sm.create_permission(action, resource))
 """
 
+SEVERAL = """
+import json, runpy, sys
+
+commands, scripts = json.loads(sys.argv[1])
+for arguments in commands:
+    sys.argv = ["airflow", *arguments]
+    runpy.run_module("airflow", run_name="__main__")
+    print("\\f", flush=True)
+for script in scripts:
+    exec(compile(script, "script", "exec"), {})
+    print("\\f", flush=True)
+"""
+"""Commands one after another in one process, for each takes seconds to start; a form feed behind each."""
+
 
 class AirflowHome:
     """A home with a migrated database, the example DAGs, and the connection to a server.
@@ -39,14 +53,21 @@ class AirflowHome:
         home: an empty directory.
         server: what ``rgrid_default`` names; no connection when None.
         fab: Airflow 3 with the FAB auth manager instead of the simple one.
+        python: an environment's that has Airflow; by default this checkout's for the major.
     """
 
     def __init__(
-        self, major: int, home: Path, server: LiveServer | None = None, *, fab: bool = False
+        self,
+        major: int,
+        home: Path,
+        server: LiveServer | None = None,
+        *,
+        fab: bool = False,
+        python: Path | None = None,
     ) -> None:
         self.major = major
         self.home = home
-        self.python = ROOT / f".venv-airflow{major}" / "bin" / "python"
+        self.python = python or ROOT / f".venv-airflow{major}" / "bin" / "python"
         self.dags = home / "dags"
         self.dags.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -111,8 +132,17 @@ class AirflowHome:
 
     def airflow(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of Airflow's commands."""
+        return self._run(["-m", "airflow", *arguments], f"airflow {' '.join(arguments)}", check)
+
+    def several(self, *commands: Sequence[str], scripts: Sequence[str] = ()) -> list[str]:
+        """Run several of Airflow's commands, then scripts, in one process; returns what each printed."""
+        told = "; ".join(" ".join(command) for command in commands)
+        done = self._run(["-c", SEVERAL, json.dumps([commands, scripts])], f"airflow {told}", check=True)
+        return done.stdout.split("\f\n")[:-1]
+
+    def _run(self, arguments: Sequence[str], told: str, check: bool) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [str(self.python), "-m", "airflow", *arguments],
+            [str(self.python), *arguments],
             env=self.env,
             cwd=self.home,
             capture_output=True,
@@ -121,7 +151,7 @@ class AirflowHome:
             check=False,
         )
         if check and done.returncode != 0:
-            raise RuntimeError(f"airflow {' '.join(arguments)}: {done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+            raise RuntimeError(f"{told}: {done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done
 
     def add_user(self, name: str, role: str) -> None:

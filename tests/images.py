@@ -13,31 +13,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from docker import DockerClient
 
-LEFT_OUT = re.compile(r"/(tests?|idlelib|tkinter|turtledemo|ensurepip|lib2to3|config-[^/]*|__pycache__)(/|$)")
+LEFT_OUT = re.compile(
+    r"/(tests?|idlelib|tkinter|turtledemo|ensurepip|lib2to3|config-[^/]*|site-packages)(/|$)"
+)
+SHELLS = (Path("/bin/sh"), Path("/bin/bash"))
 MODULE = "of_the_image"
 """A module that this image has and no machine."""
 
 
-def make_image(client: DockerClient, name: str) -> str:
-    """Have a daemon have an image of a name; returns its id."""
+def make_image(client: DockerClient, name: str, packages: Path | None = None) -> str:
+    """Have a daemon have an image of a name, with the packages of a directory; returns its id."""
     repository, _, tag = name.rpartition(":")
     client.api.import_image_from_data(
-        _archive(), repository, tag, changes=["ENV GREETING=hello", "ENV PATH=/opt/python/bin:/usr/bin:/bin"]
+        _archive(packages),
+        repository,
+        tag,
+        changes=["ENV GREETING=hello", "ENV PATH=/opt/python/bin:/usr/bin:/bin"],
     )
     return str(client.images.get(name).id)
 
 
-def _archive() -> bytes:
+def _archive(packages: Path | None) -> bytes:
     packed = io.BytesIO()
     home = Path(sys.base_prefix)
     library = home / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     program = home / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(program.resolve(), "opt/python/bin/python3")
-        archive.add(library, f"opt/python/lib/{library.name}", filter=_wanted)
-        for path in sorted(_libraries([program, *library.glob("lib-dynload/*.so"), Path("/bin/sh")])):
-            archive.add(path.resolve(), str(path).lstrip("/"))
-        archive.add(Path("/bin/sh").resolve(), "bin/sh")
+        # whoever brings packages wants them quick, and so what is compiled
+        archive.add(
+            library, f"opt/python/lib/{library.name}", filter=_wanted if packages is None else _compiled
+        )
+        programs = [program, *library.glob("lib-dynload/*.so"), *SHELLS]
+        if packages is not None:
+            archive.add(packages, f"opt/python/lib/{library.name}/site-packages")
+            programs += packages.rglob("*.so")
+        for path in sorted(_libraries(programs)):
+            # wheels find those that they bring by themselves
+            if packages is None or not path.is_relative_to(packages):
+                archive.add(path.resolve(), str(path).lstrip("/"))
+        for shell in SHELLS:
+            archive.add(shell.resolve(), str(shell).lstrip("/"))
         content = b"NAME = 'the image'\n"
         entry = tarfile.TarInfo(f"opt/python/lib/{library.name}/{MODULE}.py")
         entry.size = len(content)
@@ -48,8 +64,12 @@ def _archive() -> bytes:
     return packed.getvalue()
 
 
+def _compiled(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if LEFT_OUT.search(entry.name) else entry
+
+
 def _wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if LEFT_OUT.search(entry.name) or "site-packages/" in entry.name else entry
+    return None if entry.name.endswith("/__pycache__") else _compiled(entry)
 
 
 def _libraries(programs: list[Path]) -> set[Path]:

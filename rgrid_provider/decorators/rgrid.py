@@ -16,9 +16,11 @@ from rgrid_provider._compat import (
     DecoratedOperator,
     task_decorator_factory,
 )
+from rgrid_provider.frames import FRAME, kinds_in
 from rgrid_provider.functions import (
     ARGUMENTS,
     OUTCOME,
+    PACKAGES,
     RESULT,
     CannotBeCarried,
     Outcome,
@@ -30,9 +32,11 @@ from rgrid_provider.functions import (
     wanted_context,
 )
 from rgrid_provider.operators.rgrid import RGridRunOperator
-from rgrid_provider.results import MAX_RESULT_BYTES_IN_XCOM, reference_to
+from rgrid_provider.results import MAX_RESULT_BYTES_IN_XCOM, reference_to, with_results
 
 _OWN_FILES = frozenset({ARGUMENTS, OUTCOME, RESULT})
+CARRIED_BY_XCOM = frozenset({FRAME})
+"""What Airflow's own serialization knows of what Arrow carries."""
 
 
 class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
@@ -40,8 +44,11 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
 
     Args, beside those of :class:`rgrid_provider.operators.rgrid.RGridRunOperator` (``script`` and ``args``
     are the decorator's own):
-        serializer: how arguments and result are carried: ``json``, ``pickle`` or ``cloudpickle``.
-        max_result_bytes: a larger result stays on the grid, and XCom gets a reference to it.
+        serializer: how arguments and result are carried: ``json``, ``pickle``, ``cloudpickle``, or ``arrow``
+            for frames (pandas and pyarrow) beside plain values; its package is added to ``requirements``.
+        max_result_bytes: a larger result stays on the grid, and XCom gets a reference to it; so does one with
+            a pyarrow Table or a pandas Series, which XCom does not carry. A reference that is given as an
+            argument is replaced by what it refers to.
 
     The function stands alone: its imports are inside of it, and nothing else of its module is there. A
     parameter named as a plain context variable (``ds``, ``run_id``, ``params`` …) gets that variable.
@@ -82,16 +89,16 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
         """Call the function on the grid, or attach to the call of an earlier try."""
         function = self.python_callable
         try:
-            args = [plain(value) for value in self.op_args]
-            kwargs = {name: plain(value) for name, value in self.op_kwargs.items()}
+            args = [with_results(plain(value)) for value in self.op_args]
+            kwargs = {name: with_results(plain(value)) for name, value in self.op_kwargs.items()}
             kwargs |= wanted_context(function, args, kwargs, context)
             content = encode_arguments(function, args, kwargs, self.serializer)
             self.script = build_script(self.get_python_source(), function.__name__, self.serializer)
         except CannotBeCarried as error:
             # another try would carry the same
             raise AirflowFailException(str(error)) from error
-        if self.serializer == "cloudpickle":
-            self.requirements = _with_cloudpickle(self.requirements)
+        if self.serializer in PACKAGES:
+            self.requirements = _with_package(self.requirements, PACKAGES[self.serializer])
         with tempfile.TemporaryDirectory(prefix="rgrid-call-") as directory:
             path = Path(directory, ARGUMENTS)
             path.write_bytes(content)
@@ -116,10 +123,14 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
             for item in self.hook.client.artifacts(execution.execution_id)
             if item.artifact_type == "output" and item.filename == RESULT
         )
+        reference = reference_to(artifact, execution.execution_id, self.serializer, self.rgrid_conn_id)
         if artifact.size_bytes > self.max_result_bytes:
-            return reference_to(artifact, execution.execution_id, self.serializer, self.rgrid_conn_id)
+            return reference
+        content = self._content_of(execution, RESULT)
+        if self.serializer == "arrow" and kinds_in(content) - CARRIED_BY_XCOM:
+            return reference
         try:
-            return decode_result(self._content_of(execution, RESULT), self.serializer)
+            return decode_result(content, self.serializer)
         except CannotBeCarried as error:
             raise AirflowFailException(str(error)) from error
 
@@ -162,8 +173,8 @@ def _by_name(files: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
     return {name: str(path) for name, path in named_files(files).items()}
 
 
-def _with_cloudpickle(requirements: str | Sequence[str] | None) -> str:
+def _with_package(requirements: str | Sequence[str] | None, package: str) -> str:
     from rgrid_provider.sources import requirements_text
 
     text = requirements_text(requirements) or ""
-    return text if "cloudpickle" in text else f"{text}\ncloudpickle\n".lstrip()
+    return text if package in text else f"{text}\n{package}\n".lstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,14 @@ from rgrid_provider.attribution import run_key
 from rgrid_provider.done import Done, Written
 from rgrid_provider.links.rgrid import RGridBatchLink
 from rgrid_provider.operators.base import GridOperator
+from rgrid_provider.results import (
+    MAX_RESULT_BYTES_IN_XCOM,
+    outcomes_of,
+    reference_to_batch,
+    values_of,
+)
 from rgrid_provider.sources import batch_items
-from rgrid_provider.tasklog import TaskLog, last_line_value
+from rgrid_provider.tasklog import TaskLog
 from rgrid_provider.triggers.rgrid import RGridBatchTrigger
 
 RETRY_OF = "airflow_retry_of"
@@ -35,6 +42,7 @@ class RGridBatchOperator(GridOperator):
             whose arguments are the item's own and then ``args``.
         parallelism: how many run at once; as many as there is room for when None.
         fail_on: ``any`` (one failure fails the task), ``all``, or a fraction of failures that is too much.
+        max_result_bytes: results that are more as JSON stay on the grid, and XCom gets a reference to them.
 
     Pushes ``batch_id`` as soon as it is submitted, then ``return_value`` (the last line of each execution's
     stdout, in order of the inputs; None for one that failed) and ``cost_micros``, all tries together. With
@@ -62,12 +70,14 @@ class RGridBatchOperator(GridOperator):
         inputs: str | Sequence[Any],
         parallelism: int | None = None,
         fail_on: str | float = "any",
+        max_result_bytes: int = MAX_RESULT_BYTES_IN_XCOM,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.inputs = inputs
         self.parallelism = parallelism
         self.fail_on = fail_on
+        self.max_result_bytes = max_result_bytes
         if not (fail_on in {"any", "all"} or (isinstance(fail_on, float) and 0 < fail_on <= 1)):
             raise ValueError(f"fail_on is 'any', 'all' or a fraction above 0 and up to 1, not {fail_on!r}")
 
@@ -178,7 +188,7 @@ class RGridBatchOperator(GridOperator):
     def _take(self, context: Any, batch: Batch) -> Any:
         client = self.hook.client
         chain = self._with_earlier_tries(batch)
-        outcomes = self._outcomes(chain)
+        outcomes = outcomes_of(client, chain)
         failed = [result for result in outcomes if not result.succeeded]
         cost_micros = sum(one.total_cost_micros for one in chain)
         context["ti"].xcom_push(key="cost_micros", value=cost_micros)
@@ -209,9 +219,13 @@ class RGridBatchOperator(GridOperator):
             raise AirflowException(f"{len(failed)} of {len(outcomes)} of {batch.batch_id} failed: {told}")
         if self.output_dir is not None:
             self._fetch(chain, outcomes, Path(self.output_dir))
+        values = values_of(client, outcomes)
         for one in chain:
             client.acknowledge_batch(one.batch_id)
-        return [last_line_value(result.last_line or "") if result.succeeded else None for result in outcomes]
+        size_bytes = len(json.dumps(values))
+        if size_bytes > self.max_result_bytes:
+            return reference_to_batch(chain, size_bytes, self.rgrid_conn_id)
+        return values
 
     def _files_read(self) -> tuple[Path, ...]:
         """The input files that this worker has."""
@@ -228,16 +242,6 @@ class RGridBatchOperator(GridOperator):
         while (earlier := chain[0].user_metadata.get(RETRY_OF)) is not None:
             chain.insert(0, self.hook.client.batch(str(earlier)))
         return chain
-
-    def _outcomes(self, chain: Sequence[Batch]) -> list[BatchResult]:
-        """What came of each input, in their order: of the last batch that ran it."""
-        outcomes: dict[int, BatchResult] = {}
-        places: Sequence[int] = range(chain[0].total)
-        for batch in chain:
-            results = {item.batch_index: item for item in self.hook.client.batch_results(batch.batch_id)}
-            outcomes.update({place: results[index] for index, place in enumerate(places)})
-            places = [place for index, place in enumerate(places) if not results[index].succeeded]
-        return [outcomes[place] for place in range(len(outcomes))]
 
     def _show(self, outcomes: Sequence[BatchResult]) -> None:
         for result in outcomes[:MAX_LOGS_SHOWN]:

@@ -18,7 +18,7 @@ from rgrid_provider.links.rgrid import RGridExecutionLink
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.operators.batch import RGridBatchOperator
 from rgrid_provider.sources import named_files
-from rgrid_provider.tasklog import TaskLog, last_line_value
+from rgrid_provider.tasklog import TaskLog, printed_result
 from rgrid_provider.triggers.rgrid import RGridExecutionTrigger
 
 MAX_ARTIFACTS_IN_XCOM = 1000
@@ -212,7 +212,7 @@ class RGridRunOperator(GridOperator):
 
     def _value_of(self, execution: Execution) -> Any:
         """What the task returns."""
-        return last_line_value(execution.stdout)
+        return printed_result(self.hook.client, execution)
 
     def _failure_of(self, execution: Execution) -> AirflowException:
         """What the task fails with."""

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,10 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
 from tests.live import LiveServer
+
+if TYPE_CHECKING:
+    from tests.airflow.dag_runs import DagRuns
+    from tests.postgres import PostgresCluster
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +36,17 @@ def server() -> Iterator[LiveServer]:
             {"conn_type": "rgrid", "host": server.url, "password": server.api_key}
         )
         yield server
+
+
+@pytest.fixture(scope="session")
+def dag_runs(
+    server: LiveServer, postgres: PostgresCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DagRuns]:
+    """All DAGs of the examples and of the tests, run to their end under a real scheduler and triggerer."""
+    from tests.airflow.dag_runs import ended_dag_runs
+
+    with ended_dag_runs(server, postgres, tmp_path_factory.mktemp("dag_runs")) as runs:
+        yield runs
 
 
 class FakeTaskInstance(SimpleNamespace):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import rgrid_provider.triggers.rgrid as triggers
 from rgrid import calls
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.operators.rgrid import RGridBatchOperator, RGridRunOperator
+from rgrid_provider.results import load_result
 from rgrid_provider.sensors.rgrid import RGridBatchSensor, RGridBudgetSensor, RGridExecutionSensor
 from tests.live import LiveServer
 
@@ -33,6 +35,32 @@ def test_results_come_in_the_order_of_the_inputs(context_of: ContextOf) -> None:
     assert operator.execute(context) == [9, 1, 4]
     assert context["ti"].xcoms["batch_id"].startswith("batch_")
     assert isinstance(context["ti"].xcoms["cost_micros"], int)
+
+
+def test_long_lines_are_whole(context_of: ContextOf) -> None:
+    script = "import sys\nprint('[' + ', '.join(['1'] * int(sys.argv[1])) + ']')"
+    operator = batch(script=script, inputs=["2", "3000", "60000"])
+    assert [len(value) for value in operator.execute(context_of(operator))] == [2, 3000, 60000]
+
+
+@pytest.mark.parametrize("fail_on", ["any", "all"])
+def test_results_that_are_too_much_for_xcom_are_a_reference_that_loads(
+    context_of: ContextOf, tmp_path: Path, fail_on: str
+) -> None:
+    (tmp_path / "runs").mkdir()
+    options = {"script": FAILS_ONCE, "inputs": ["a", "b", "c", "d"], "args": [str(tmp_path / "runs")]}
+    first = batch(**options, fail_on=fail_on, max_result_bytes=25)
+    if fail_on == "any":
+        with pytest.raises(AirflowException):
+            first.execute(context_of(first))
+        again = batch(**options, max_result_bytes=20)
+        reference, results = again.execute(context_of(again, try_number=2)), ["aa", "bb", "cc", "dd"]
+        assert len(reference["batch_ids"]) == 2
+    else:
+        reference, results = first.execute(context_of(first)), ["aa", None, "cc", None]
+    assert (reference["kind"], reference["count"]) == ("rgrid_batch_results", 4)
+    assert reference["size_bytes"] == len(json.dumps(results))
+    assert load_result(reference) == results
 
 
 def test_a_glob_runs_once_a_file_and_outputs_have_folders_of_their_own(

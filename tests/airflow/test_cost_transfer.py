@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,30 +15,20 @@ import pytest
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.operators.rgrid import RGridRunOperator
 from rgrid_provider.transfers.rgrid_to_postgres import RGridCostToPostgresOperator, quoted_table
-
-if TYPE_CHECKING:
-    from tests.postgres import PostgresCluster
+from tests.postgres import PostgresCluster, airflow_connection
 
 ContextOf = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def warehouse(postgres: PostgresCluster) -> Iterator[psycopg.Connection[Any]]:
+def warehouse(
+    postgres: PostgresCluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection[Any]]:
     """A fresh database, which the connection ``postgres_default`` names."""
     url = postgres.create_database()
-    parsed = psycopg.conninfo.conninfo_to_dict(url)
-    os.environ["AIRFLOW_CONN_POSTGRES_DEFAULT"] = json.dumps(
-        {
-            "conn_type": "postgres",
-            "host": parsed["host"],
-            "login": parsed["user"],
-            "password": parsed["password"],
-            "schema": parsed["dbname"],
-        }
-    )
+    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_DEFAULT", airflow_connection(url))
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
-    del os.environ["AIRFLOW_CONN_POSTGRES_DEFAULT"]
 
 
 def today() -> str:

@@ -1,92 +1,125 @@
-"""The example DAGs under a real scheduler and triggerer."""
+"""The example DAGs under a real scheduler and triggerer: what each is there to show has happened."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
-import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import airflow
+import psycopg
 import pytest
 
 from rgrid.client import Client
-from tests.airflow_home import AirflowHome
-from tests.live import ROOT, LiveServer
+from tests.airflow.dag_runs import EXAMPLES, RUN_ID, DagRuns, dag_ids_of
 
-MAJOR = int(airflow.__version__.split(".")[0])
-DONE_SECONDS = 420
-TOO_SLOW = """
-import datetime
-
-from airflow.providers.common.compat.sdk import DAG
-
-from rgrid_provider.operators.rgrid import RGridRunOperator
-
-with DAG("too_slow", start_date=datetime.datetime(2024, 1, 1), schedule=None):
-    RGridRunOperator(
-        task_id="never",
-        script="import time\\ntime.sleep(600)",
-        deferrable=True,
-        execution_timeout=datetime.timedelta(seconds=10),
-    )
-"""
-"""A deferred task whose time is over before its script is; 2.11 fails it without asking its operator."""
+DATA = EXAMPLES / "data"
+YEARS = (2012, 2013, 2014, 2015)
+SKIPPED = {("primes", "tell_if_wrong")}
+OF_EXAMPLES = {dag_id for ids in dag_ids_of(EXAMPLES).values() for dag_id in ids}
 
 
-def test_the_example_dags_run_on_real_data_under_scheduler_and_triggerer(
-    server: LiveServer, tmp_path: Path
-) -> None:
-    with AirflowHome(MAJOR, tmp_path, server) as home:
-        lineage = tmp_path / "lineage.jsonl"
-        home.env["AIRFLOW__OPENLINEAGE__TRANSPORT"] = json.dumps(
-            {"type": "file", "log_file_path": str(lineage), "append": True}
-        )
-        shutil.copytree(ROOT / "dags" / "examples", home.dags, dirs_exist_ok=True)
-        if MAJOR == 3:
-            (home.dags / "too_slow.py").write_text(TOO_SLOW)
-        home.migrate()
-        if MAJOR == 3:
-            home.start("web", "scheduler", "dag-processor", "triggerer")
-        else:
-            home.start("scheduler", "triggerer")
-        states = run_of(home, "seattle_weather")
-        logs = home.task_logs()
-        assert states == {"summarise": "success", "combine": "success", "tell_cost": "success"}, logs[-6000:]
-        of_primes = run_of(home, "primes")
-        if MAJOR == 3:
-            assert run_of(home, "too_slow") == {"never": "failed"}
-        logs = home.task_logs()
-        assert of_primes == {
-            "count_primes": "success",
-            "put_together": "success",
-            "tell_if_wrong": "skipped",
-        }, logs[-6000:]
-    assert (tmp_path / "outputs" / "rain.png").read_bytes().startswith(b"\x89PNG")
-    for year in (2012, 2013, 2014, 2015):
-        summary = tmp_path / "outputs" / "summaries" / f"seattle-weather-{year}.csv" / "summary.csv"
+@pytest.mark.parametrize("file", dag_ids_of(EXAMPLES))
+def test_each_file_is_a_dag_that_runs_to_its_end(dag_runs: DagRuns, file: str) -> None:
+    (dag_id,) = dag_ids_of(EXAMPLES)[file]
+    assert dag_id == Path(file).stem
+    assert dag_runs.records.runs()[dag_id, RUN_ID][1] == "success", dag_runs.home.task_logs()[-6000:]
+    found = {name: set(states) for name, states in dag_runs.states(dag_id).items()}
+    assert found == {name: {"skipped" if (dag_id, name) in SKIPPED else "success"} for name in found}
+
+
+def test_a_script_reads_a_file_and_its_last_line_is_the_result(dag_runs: DagRuns) -> None:
+    wettest = max(days_of(2015), key=lambda day: float(day["precipitation"]))
+    result = dag_runs.result("rgrid_run", "wettest_day")
+    assert result == {"date": wettest["date"], "rain_mm": float(wettest["precipitation"])}
+    (cost_micros,) = dag_runs.records.xcoms("rgrid_run", "wettest_day", "cost_micros")
+    assert str(cost_micros) in dag_runs.result("rgrid_run", "tell")
+
+
+def test_a_batchs_results_are_in_the_order_of_its_inputs(dag_runs: DagRuns) -> None:
+    months = dag_runs.result("rgrid_batch", "wettest_months")
+    assert [month["month"][:4] for month in months] == [str(year) for year in YEARS]
+    for year, found in zip(YEARS, months, strict=True):
+        rain_mm: Counter[str] = Counter()
+        for day in days_of(year):
+            rain_mm[day["date"][:7]] += float(day["precipitation"])
+        assert found["rain_mm"] == pytest.approx(max(rain_mm.values()), abs=0.05)
+    assert dag_runs.result("rgrid_batch", "wettest_of_all") in months
+
+
+def test_mapped_functions_are_called_by_their_arguments(dag_runs: DagRuns) -> None:
+    assert [task.label for task in dag_runs.task("rgrid_task", "days_of")] == [str(year) for year in YEARS]
+    counted = Counter(day["weather"] for year in YEARS for day in days_of(year))
+    assert dag_runs.result("rgrid_task", "total") == dict(counted)
+
+
+def test_sensors_wait_for_what_was_started(dag_runs: DagRuns) -> None:
+    with Client(dag_runs.server.url, dag_runs.server.api_key) as client:
+        assert client.get(dag_runs.result("rgrid_sensors", "one")).status == "completed"
+        assert client.batch(dag_runs.result("rgrid_sensors", "many")).counts.completed == 3
+
+
+def test_a_bill_is_in_postgresql(dag_runs: DagRuns) -> None:
+    rows, *_ = dag_runs.records.xcoms("rgrid_cost_to_postgres", "copy_bill")[::-1]
+    with psycopg.connect(dag_runs.warehouse) as connection:
+        there = connection.execute(
+            'SELECT "x_ChargeDay"::text, count(*) FROM rgrid_cost GROUP BY 1'
+        ).fetchall()
+    assert rows > 0
+    assert [count for _, count in there] == [rows]
+    dearest = dag_runs.records.xcoms("rgrid_cost_to_postgres", "dearest")
+    assert any("before" in json.dumps(result) for result in dearest)
+
+
+def test_a_chat_is_told_of_a_task_and_of_its_run(dag_runs: DagRuns) -> None:
+    texts = sorted(body["text"] for _, _, body in dag_runs.posts)
+    assert len(texts) == 2
+    assert texts[0].startswith(f"rgrid_notifier.count in {RUN_ID}: success for €0.")
+    assert texts[1].startswith("rgrid_notifier: success, €0.")
+    assert "for 1 execution on RGrid" in texts[1]
+
+
+def test_functions_get_context_and_may_skip(dag_runs: DagRuns) -> None:
+    assert dag_runs.result("primes", "put_together") == {
+        "by_limit": {"10": 4, "1000": 168, "100000": 9592},
+        "counted_in": RUN_ID,
+    }
+    logs = dag_runs.home.task_logs()
+    assert "[stdout] 9592 primes below 100000" in logs
+    assert "the primes are all there" in logs
+
+
+def test_outputs_of_a_batch_come_back_and_go_on_into_a_picture(dag_runs: DagRuns) -> None:
+    assert (dag_runs.outputs / "rain.png").read_bytes().startswith(b"\x89PNG")
+    for year in YEARS:
+        summary = dag_runs.outputs / "summaries" / f"seattle-weather-{year}.csv" / "summary.csv"
         rows = list(csv.DictReader(summary.open()))
-        assert sum(float(row["rain_mm"]) for row in rows) == pytest.approx(rain_mm(year), abs=0.05)
-    of_tasks = lineage_of(lineage)
+        of_year = sum(float(day["precipitation"]) for day in days_of(year))
+        assert sum(float(row["rain_mm"]) for row in rows) == pytest.approx(of_year, abs=0.05)
+    assert "[stderr] 366 days from 2012-01-01 to 2012-12-31" in dag_runs.home.task_logs()
+
+
+def test_openlineage_is_told_of_files_and_cost(dag_runs: DagRuns) -> None:
+    of_tasks = lineage_of(dag_runs.lineage)
     batch = of_tasks["seattle_weather.summarise"]
     assert (batch["kind"], batch["executions"], batch["status"]) == ("batch", 4, "completed")
     assert batch["cost_micros"] >= 0
-    assert {Path(name).name for name in batch["inputs"]} == {
-        f"seattle-weather-{year}.csv" for year in (2012, 2013, 2014, 2015)
-    }
-    assert str(tmp_path / "outputs" / "rain.png") in of_tasks["seattle_weather.combine"]["outputs"]
-    assert "[stderr] 366 days from 2012-01-01 to 2012-12-31" in logs
-    assert "[stdout] 9592 primes below 100000" in logs
-    assert "the primes are all there" in logs
-    with Client(server.url, server.api_key) as client:
-        if MAJOR == 3:
-            (slow,) = client.list(metadata={"dag_id": "too_slow"})
-            assert client.wait(slow.execution_id, timeout_seconds=60).status == "canceled"
+    assert {Path(name).name for name in batch["inputs"]} == {f"seattle-weather-{year}.csv" for year in YEARS}
+    assert str(dag_runs.outputs / "rain.png") in of_tasks["seattle_weather.combine"]["outputs"]
+
+
+def test_the_grid_sums_cost_by_dag_and_task(dag_runs: DagRuns) -> None:
+    with Client(dag_runs.server.url, dag_runs.server.api_key) as client:
         parts = client.cost_breakdown("task", filters={"dag": "seattle_weather"})
-        assert sum(group.cost_micros for group in parts.groups) == parts.total_cost_micros
-        assert {group.key[0]: group.executions for group in parts.groups} == {"summarise": 4, "combine": 1}
+    assert sum(group.cost_micros for group in parts.groups) == parts.total_cost_micros
+    assert {group.key[0]: group.executions for group in parts.groups} == {"summarise": 4, "combine": 1}
+
+
+def days_of(year: int) -> list[dict[str, str]]:
+    """The days of a year, straight from the data."""
+    with (DATA / f"seattle-weather-{year}.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def lineage_of(file: Path) -> dict[str, dict[str, Any]]:
@@ -99,56 +132,3 @@ def lineage_of(file: Path) -> dict[str, dict[str, Any]]:
             files = {kind: [one["name"] for one in event[kind]] for kind in ("inputs", "outputs")}
             found[event["job"]["name"]] = {**facet, **files}
     return found
-
-
-def rain_mm(year: int) -> float:
-    """The year's rain, straight from the data."""
-    file = ROOT / "dags" / "examples" / "data" / f"seattle-weather-{year}.csv"
-    with file.open() as opened:
-        return sum(float(row["precipitation"]) for row in csv.DictReader(opened))
-
-
-def run_of(home: AirflowHome, dag_id: str) -> dict[str, str]:
-    """Run a DAG to its end; returns the state of each task, one for all of a mapped one's."""
-    wait_for(home, lambda: dag_id in home.airflow("dags", "list", check=False).stdout)
-    home.airflow("dags", "unpause", dag_id)
-    home.airflow("dags", "trigger", dag_id, "--run-id", "the-run")
-    states: dict[str, str] = {}
-
-    def is_over() -> bool:
-        nonlocal states
-        states = task_states(home, dag_id)
-        return bool(states) and all(
-            set(state.split("/")) <= {"success", "failed", "upstream_failed", "skipped"}
-            for state in states.values()
-        )
-
-    wait_for(home, is_over)
-    return states
-
-
-def task_states(home: AirflowHome, dag_id: str) -> dict[str, str]:
-    """Each task's state in the run; where those of a mapped one differ, all of them."""
-    told = home.airflow("tasks", "states-for-dag-run", dag_id, "the-run", "-o", "json", check=False)
-    for line in reversed(told.stdout.splitlines()):
-        if line.startswith("["):
-            try:
-                rows = json.loads(line)
-            except ValueError:
-                continue
-            found: dict[str, set[str]] = {}
-            for row in rows:
-                found.setdefault(row["task_id"], set()).add(str(row["state"]))
-            return {name: "/".join(sorted(states)) for name, states in found.items()}
-    return {}
-
-
-def wait_for(home: AirflowHome, condition: object) -> None:
-    """Ask until it is so; what Airflow wrote is in the error if it never is."""
-    deadline = time.monotonic() + DONE_SECONDS
-    while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(1)
-    told = {name: home.log_of(name)[-2500:] for name in ("web", "scheduler", "triggerer", "dag-processor")}
-    raise AssertionError(f"not within {DONE_SECONDS} s: {told}\n{home.task_logs()[-4000:]}")

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import json
-import os
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,43 +13,18 @@ from airflow.models.dag import DAG
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.notifications.rgrid import RGridNotifier
 from rgrid_provider.operators.rgrid import RGridRunOperator
+from tests.webhook import Post, Webhook
 
 ContextOf = Callable[..., dict[str, Any]]
-Post = tuple[str, str | None, dict[str, Any]]
 
 
 @pytest.fixture
-def posts() -> Iterator[list[Post]]:
-    """What a webhook has got: path, a header, body. The connection ``chat`` names it."""
-    got: list[Post] = []
-
-    class Webhook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append((self.path, self.headers.get("X-Room"), json.loads(body)))
-            self.send_response(500 if self.path.endswith("broken") else 200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name, password in (("CHAT", "T0/secret"), ("BROKEN", "broken")):
-        os.environ[f"AIRFLOW_CONN_{name}"] = json.dumps(
-            {
-                "conn_type": "http",
-                "host": "http://127.0.0.1/hooks",
-                "port": server.server_port,
-                "password": password,
-                "extra": {"headers": {"X-Room": "grid"}},
-            }
-        )
-    yield got
-    server.shutdown()
-    server.server_close()
-    for name in ("CHAT", "BROKEN"):
-        del os.environ[f"AIRFLOW_CONN_{name}"]
+def posts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Post]]:
+    """What a webhook has got. The connection ``chat`` names it."""
+    with Webhook() as webhook:
+        monkeypatch.setenv("AIRFLOW_CONN_CHAT", webhook.connection("T0/secret"))
+        monkeypatch.setenv("AIRFLOW_CONN_BROKEN", webhook.connection("broken"))
+        yield webhook.posts
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 import rgrid_provider.operators.base as base
 import rgrid_provider.operators.rgrid as operators
 import rgrid_provider.triggers.rgrid as triggers
+from rgrid.models import Execution, LogEntry
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.operators.rgrid import RGridRunOperator
-from rgrid_provider.tasklog import TaskLog
+from rgrid_provider.tasklog import MAX_LINE_BYTES, TaskLog, printed_result
 
 ContextOf = Callable[..., dict[str, Any]]
 
@@ -36,6 +37,28 @@ def test_the_last_line_of_json_is_the_return_value(context_of: ContextOf) -> Non
 def test_a_last_line_that_is_no_json_is_returned_as_text(context_of: ContextOf) -> None:
     operator = run("print('three rows')")
     assert operator.execute(context_of(operator)) == "three rows"
+
+
+def test_the_last_line_of_more_than_an_execution_shows_is_the_return_value(context_of: ContextOf) -> None:
+    operator = run("print('noise ' * 50_000)\nprint('{\"rows\": 3}')\nprint()")
+    assert operator.execute(context_of(operator)) == {"rows": 3}
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([("stdout", b"x" * MAX_LINE_BYTES), ("stdout", b"x\n")], "is longer than"),
+        ([("stdout", b"1\n"), ("stderr", b"[rgrid: too long; the rest is not kept]\n")], "was not kept"),
+    ],
+)
+def test_a_last_line_that_is_too_long_or_not_kept_is_no_result(
+    entries: list[tuple[str, bytes]], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = [LogEntry(number, stream, data) for number, (stream, data) in enumerate(entries, 1)]
+    client = SimpleNamespace(logs=lambda execution_id: iter(log))
+    with caplog.at_level("WARNING", "rgrid_provider.tasklog"):
+        assert printed_result(client, Execution("exec_1", "completed", output_truncated=True)) is None
+    assert why in caplog.text
 
 
 def test_id_cost_and_artifacts_are_pushed(context_of: ContextOf) -> None:

@@ -94,7 +94,7 @@ def test_results_come_in_order_of_completion_with_all_that_is_to_be_known(tenant
     good = by_index[1]
     assert (good["status"], good["exit_code"], good["error"]) == ("completed", 0, None)
     assert good["input_file"] == "in put/1.csv"
-    assert good["last_line"] == "last of 1"
+    assert (good["last_line"], good["last_line_omitted"]) == ("last of 1", False)
     assert good["duration_ms"] >= 0
     assert {item["name"]: item["size_bytes"] for item in good["artifacts"]} == {"deep/er/1": 3, "empty": 0}
     assert good["artifacts"][0]["sha256"] == hashlib.sha256(b"111").hexdigest()
@@ -102,6 +102,26 @@ def test_results_come_in_order_of_completion_with_all_that_is_to_be_known(tenant
     assert (bad["status"], bad["exit_code"], bad["error_code"]) == ("failed", 3, "exit_code")
     total = tenant.get(f"/batches/{batch_id}").json()["total_cost_micros"]
     assert abs(sum(item["cost_micros"] for item in found) - total) <= len(found)
+
+
+def test_a_last_line_that_is_long_or_not_shown_is_omitted(tenant: Api) -> None:
+    script = (
+        "import sys\nbefore, line, after = map(int, sys.argv[1:])\n"
+        "print('x' * before); print('y' * line + '\\n' * after)"
+    )
+    lengths = {
+        (0, 998, 0): True,
+        (0, 1000, 0): False,
+        (0, 10, 2000): False,
+        (200_000, 3, 0): False,
+        (0, 0, 0): True,
+    }
+    items = [{"args": [str(length) for length in one]} for one in lengths]
+    batch = tenant.post("/batches", {"template": {"script_content": script}, "items": items}).json()
+    found = {item["batch_index"]: item for item in results(tenant, batch["batch_id"])}
+    for index, ((_, line, _), is_shown) in enumerate(lengths.items()):
+        assert found[index]["last_line_omitted"] is not is_shown
+        assert found[index]["last_line"] == ("y" * line if is_shown else None)
 
 
 def test_results_resume_behind_any_of_them(tenant: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from rgrid.cli import WRITTEN_COLUMNS
 from rgrid.cli.commands import COMMANDS
-from scripts.reference import HELP, PAGES, REFERENCE, help_texts
+from rgrid_provider import get_provider_info
+from scripts.reference import GUIDES, HELP, PAGES, REFERENCE, ROOT, guides, help_texts
 
+EXAMPLES = ROOT / "dags" / "examples"
 ANSWER = (
     "import sys\nfrom rgrid.cli import main\n"
     "try: main(sys.argv[1:])\n"
@@ -23,6 +26,32 @@ BY_CLICK = "import sys\nfrom rgrid.cli.commands import run\nsys.exit(run(sys.arg
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_what_the_code_says(name: str) -> None:
     assert (REFERENCE / name).read_text() == PAGES[name](), "run scripts/reference.py"
+
+
+@pytest.mark.parametrize("page", guides(), ids=lambda page: page.name)
+def test_a_guide_shows_the_code_as_it_is(page: Path) -> None:
+    assert page.read_text() == guides()[page], "run scripts/reference.py"
+
+
+def test_airflow_is_told_of_each_guide_and_each_shows_an_example_of_its_own() -> None:
+    info = get_provider_info()
+    (integration,), (transfer,) = info["integrations"], info["transfers"]
+    told = {ROOT / path.lstrip("/") for path in [*integration["how-to-guide"], transfer["how-to-guide"]]}
+    assert told == set(GUIDES.glob("*.md"))
+    shown = [re.findall(r"^<!-- the code of (\S+) -->$", page.read_text(), re.MULTILINE) for page in told]
+    assert sorted(shown) == [[f"dags/examples/{path.name}"] for path in sorted(EXAMPLES.glob("rgrid_*.py"))]
+
+
+def test_every_class_that_a_dag_names_has_a_guide() -> None:
+    pages = " ".join(page.read_text() for page in GUIDES.glob("*.md"))
+    named = [
+        f"{class_name} in {path.relative_to(ROOT)}"
+        for kind in ("operators", "sensors", "transfers", "notifications")
+        for path in (ROOT / "rgrid_provider" / kind).glob("*.py")
+        for class_name in re.findall(r"^class (RGrid\w+)\(", path.read_text(), re.MULTILINE)
+    ]
+    assert len(named) >= 7
+    assert [name for name in named if f"<!-- the arguments of {name} -->" not in pages] == []
 
 
 def test_the_help_that_is_kept_is_what_click_writes() -> None:

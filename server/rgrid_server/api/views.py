@@ -17,6 +17,7 @@ from rgrid_server.domain.execution import Status
 from rgrid_server.domain.money import display_euros, nanos_to_micros
 from rgrid_server.scheduler.files import place_of
 from rgrid_server.store.database import Row
+from rgrid_server.store.results import TAIL_BYTES
 
 
 def iso(at_ms: int | None) -> str | None:
@@ -175,7 +176,7 @@ def finished(position: int, row: Row, outputs: Sequence[Row]) -> dict[str, Any]:
         "duration_ms": row["duration_ms"],
         "cost_micros": _cost_micros(row),
         "user_metadata": row["user_metadata"],
-        "last_line": None if row["output_truncated"] else _last_line(row["stdout_tail"]),
+        **_last_line(row["stdout_tail"], is_cut=row["output_truncated"]),
         "artifacts": [
             {
                 "name": item["filename"],
@@ -297,9 +298,14 @@ def missing_inputs(row: Row) -> Iterable[str]:
     return (name for name, sha256 in row["inputs"].items() if sha256 is None)
 
 
-def _last_line(tail: bytes | None) -> str | None:
-    lines = (tail or b"").rstrip(b"\r\n").rpartition(b"\n")
-    return lines[2].decode(errors="replace") if tail else None
+def _last_line(tail: bytes | None, *, is_cut: bool) -> dict[str, str | bool | None]:
+    """The last line of stdout, or that there is one which is not whole in the tail of what is kept of it."""
+    _, newline, line = (tail or b"").rstrip(b"\r\n").rpartition(b"\n")
+    is_omitted = bool(is_cut) or (not newline and len(tail or b"") >= TAIL_BYTES)
+    return {
+        "last_line": None if is_omitted or not tail else line.decode(errors="replace"),
+        "last_line_omitted": is_omitted,
+    }
 
 
 def _cost_micros(row: Row) -> int | None:
