@@ -27,6 +27,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from rgrid_provider.lives import REMOVED, is_wanted
+
 __all__ = [
     "AIRFLOW_V_3_0_PLUS",
     "AirflowException",
@@ -47,16 +49,13 @@ __all__ = [
     "conf",
     "default_deferrable",
     "is_deferral_timed_out",
-    "is_still_this_try",
+    "is_still_wanted",
     "mask_secret",
     "task_decorator_factory",
     "was_deferred_task_killed",
 ]
 
 log = logging.getLogger(__name__)
-
-CARRIED_STATES = frozenset({"running", "queued", "deferred", "scheduled"})
-"""A task instance in one of these was not ended by a user: its worker or triggerer is going away."""
 
 
 def base_url() -> str:
@@ -70,20 +69,26 @@ def default_deferrable() -> bool:
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
-def is_still_this_try(task_instance: Any) -> bool:
-    """Whether Airflow still wants a task to run: then a SIGTERM means that its worker stops.
+def is_still_wanted(task_instance: Any) -> bool:
+    """Whether Airflow still wants what a task has submitted: then a SIGTERM means that its worker stops.
 
     Where Airflow cannot be asked the answer is yes, since what is left running can be attached to or
     canceled, and what is canceled wrongly is lost.
     """
     try:
-        state = _task_state(task_instance)
+        if AIRFLOW_V_3_0_PLUS:
+            return is_wanted(_task_state(task_instance))
+        state, try_number, max_tries = _stored_task(task_instance)
     except Exception:
         log.warning(
             "Airflow does not tell the state of this task; its execution is left running", exc_info=True
         )
         return True
-    return state in CARRIED_STATES
+    return is_wanted(
+        state,
+        is_same_life=max_tries == task_instance.max_tries,
+        is_later_try=try_number > task_instance.try_number,
+    )
 
 
 async def was_deferred_task_killed(trigger: Any) -> bool:
@@ -94,7 +99,7 @@ async def was_deferred_task_killed(trigger: Any) -> bool:
     task_instance = getattr(trigger, "task_instance", None)
     if task_instance is None:
         return False
-    return not await asyncio.to_thread(is_still_this_try, task_instance)
+    return not await asyncio.to_thread(is_still_wanted, task_instance)
 
 
 def is_deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
@@ -106,22 +111,6 @@ def is_deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | Non
 
 
 def _task_state(task_instance: Any) -> str | None:
-    if not AIRFLOW_V_3_0_PLUS:
-        from airflow.models.taskinstance import TaskInstance
-        from airflow.utils.session import create_session
-
-        with create_session() as session:
-            state = (
-                session.query(TaskInstance.state)
-                .filter(
-                    TaskInstance.dag_id == task_instance.dag_id,
-                    TaskInstance.task_id == task_instance.task_id,
-                    TaskInstance.run_id == task_instance.run_id,
-                    TaskInstance.map_index == task_instance.map_index,
-                )
-                .scalar()
-            )
-        return None if state is None else str(state)
     states = task_instance.get_task_states(
         dag_id=task_instance.dag_id,
         task_ids=[task_instance.task_id],
@@ -129,4 +118,30 @@ def _task_state(task_instance: Any) -> str | None:
         map_index=task_instance.map_index,
     )
     found = [state for of_run in states.values() for state in of_run.values()]
-    return str(getattr(found[0], "value", found[0])) if found else None
+    return _plain(found[0]) if found else REMOVED
+
+
+def _stored_task(task_instance: Any) -> tuple[str | None, int, int]:
+    """A task's state, try and allowed tries as 2.11 has them stored just now."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        stored = (
+            session.query(TaskInstance.state, TaskInstance.try_number, TaskInstance.max_tries)
+            .filter(
+                TaskInstance.dag_id == task_instance.dag_id,
+                TaskInstance.task_id == task_instance.task_id,
+                TaskInstance.run_id == task_instance.run_id,
+                TaskInstance.map_index == task_instance.map_index,
+            )
+            .one_or_none()
+        )
+    if stored is None:
+        return REMOVED, task_instance.try_number, task_instance.max_tries
+    state, try_number, max_tries = stored
+    return _plain(state), try_number, max_tries
+
+
+def _plain(state: Any) -> str | None:
+    return None if state is None else str(getattr(state, "value", state))

@@ -16,7 +16,7 @@ from rgrid_provider._compat import (
     BaseOperator,
     default_deferrable,
     is_deferral_timed_out,
-    is_still_this_try,
+    is_still_wanted,
     mask_secret,
 )
 from rgrid_provider.attribution import attribution
@@ -165,7 +165,7 @@ class GridOperator(BaseOperator):
         """Cancel the work when a user ended the task; leave it when only the worker stops."""
         if self._work_id is None:
             return
-        if is_still_this_try(self._task_instance):
+        if is_still_wanted(self._task_instance):
             self.log.info("the worker stops; %s goes on, and the next try attaches to it", self._work_id)
             return
         self.log.info("the task was ended; canceling %s", self._work_id)

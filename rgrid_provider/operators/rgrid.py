@@ -11,10 +11,16 @@ from rgrid import calls
 from rgrid.client import Client
 from rgrid.exceptions import ConfigurationError, InvalidRequest, RunKeyConflict, TooLarge
 from rgrid.models import Execution
-from rgrid_provider._compat import AirflowException, AirflowFailException, AirflowTaskTimeout
+from rgrid_provider._compat import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+)
 from rgrid_provider.attribution import run_key
 from rgrid_provider.done import Done, Written
 from rgrid_provider.links.rgrid import RGridExecutionLink
+from rgrid_provider.lives import Step, next_step
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.operators.batch import RGridBatchOperator
 from rgrid_provider.sources import named_files
@@ -112,18 +118,34 @@ class RGridRunOperator(GridOperator):
         try:
             inputs = client.upload(named_files(self.input_files))
             body = self._body(context) | {"inputs": inputs, "run_key": run_key(context["ti"])}
-            execution = self._submit(body)
+            execution = self._renewed(self._submit(body), body)
         except (ConfigurationError, InvalidRequest, TooLarge) as error:
             # another try would be told the same
             raise AirflowFailException(str(error)) from error
-        if execution.attached and execution.is_terminal and not execution.succeeded:
-            self.log.info(
-                "%s of an earlier try %s; submitting anew", execution.execution_id, execution.status
-            )
-            client.acknowledge(execution.execution_id)
-            execution = self._submit(body)
         what = "attached to" if execution.attached else "submitted"
         self.log.info("%s %s (%s)", what, execution.execution_id, execution.status)
+        return execution
+
+    def _renewed(self, execution: Execution, body: Mapping[str, Any]) -> Execution:
+        """The execution that this try waits for: the one that was found, or one in place of it."""
+        client = self.hook.client
+        while execution.attached:
+            step = next_step(
+                body["user_metadata"],
+                execution.user_metadata,
+                is_terminal=execution.is_terminal,
+                succeeded=execution.succeeded,
+            )
+            if step is Step.ATTACH:
+                break
+            self.log.info(
+                "%s of an earlier try is %s; submitting anew", execution.execution_id, execution.status
+            )
+            if step is Step.REPLACE:
+                client.cancel(execution.execution_id)
+                client.wait(execution.execution_id)
+            client.acknowledge(execution.execution_id)
+            execution = self._submit(body)
         return execution
 
     def _submit(self, body: Mapping[str, Any]) -> Execution:
@@ -166,9 +188,7 @@ class RGridRunOperator(GridOperator):
         )
         if not execution.succeeded:
             self._tell(context, done)
-            failure = self._failure_of(execution)
-            client.acknowledge(execution.execution_id)
-            raise failure
+            raise self._failure_of(execution)
         artifacts = [
             item for item in client.artifacts(execution.execution_id) if item.artifact_type == "output"
         ]
@@ -191,13 +211,14 @@ class RGridRunOperator(GridOperator):
         )
         self._tell(context, replace(done, written=written))
         try:
-            value = self._value_of(execution)
+            # not acknowledged: should this worker die before Airflow knows, the next try takes it again
+            return self._value_of(execution)
+        except AirflowSkipException:
+            raise
         except AirflowException:
-            # that is what it came to; what could not be fetched is left for the next try
+            # it ran well and came to nothing that a task can return: the next try is to run it again
             client.acknowledge(execution.execution_id)
             raise
-        client.acknowledge(execution.execution_id)
-        return value
 
     def _files_read(self) -> list[Path]:
         files = self.input_files or {}

@@ -135,12 +135,37 @@ def test_a_lost_worker_in_a_second_try_is_attached_to_by_the_third(
 
 def test_clearing_a_finished_batch_runs_all_of_it_again(context_of: ContextOf, tmp_path: Path) -> None:
     options = {"script": FAILS_ONCE, "inputs": ["a", "b"], "args": [str(tmp_path)]}
-    tries = [batch(**options) for _ in range(3)]
+    tries = [batch(**options) for _ in range(4)]
     with pytest.raises(AirflowException):
         tries[0].execute(context_of(tries[0]))
-    for number in (1, 2):
-        assert tries[number].execute(context_of(tries[number], try_number=number + 1)) == ["aa", "bb"]
+    assert tries[1].execute(context_of(tries[1], try_number=2)) == ["aa", "bb"]
+    # the worker of that try was lost before Airflow knew
+    assert tries[2].execute(context_of(tries[2], try_number=3)) == ["aa", "bb"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "x", "b": "xx"}
+    assert tries[3].execute(context_of(tries[3], try_number=4, clears=1)) == ["aa", "bb"]
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "xx", "b": "xxx"}
+
+
+def test_a_batch_that_runs_when_its_task_was_cleared_is_canceled_and_its_rest_run(
+    context_of: ContextOf, tmp_path: Path
+) -> None:
+    script = """
+import pathlib, sys, time
+runs = pathlib.Path(sys.argv[2], sys.argv[1])
+runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+if sys.argv[1] == "slow" and runs.read_text() == "x":
+    time.sleep(60)
+print(1)
+"""
+    options = {"script": script, "inputs": ["quick", "slow"], "args": [str(tmp_path)]}
+    lost, again = batch(**options), batch(**options)
+    client = RGridHook().client
+    left = lost._submit_once(context_of(lost))
+    while client.batch(left.batch_id, 5).counts.completed < 1 or not (tmp_path / "slow").exists():
+        pass
+    assert again.execute(context_of(again, try_number=2, clears=1)) == [1, 1]
+    assert client.batch(left.batch_id).counts.canceled == 1
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"quick": "x", "slow": "xx"}
 
 
 def test_failures_that_are_borne_are_not_run_again(context_of: ContextOf) -> None:

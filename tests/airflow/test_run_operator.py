@@ -129,12 +129,36 @@ def test_a_try_that_finds_a_failed_execution_submits_anew(context_of: ContextOf)
     assert context["ti"].xcoms["execution_id"] != failed.execution_id
 
 
-def test_clearing_a_finished_task_runs_it_again(context_of: ContextOf) -> None:
-    first, second = run("print(1)"), run("print(1)")
-    one, two = context_of(first), context_of(second, try_number=2)
+def test_a_worker_lost_after_it_took_the_result_does_not_have_the_work_done_twice(
+    context_of: ContextOf,
+) -> None:
+    lost, again = run("print('once')"), run("print('once')")
+    one, two = context_of(lost), context_of(again, try_number=2)
+    lost.execute(one)
+    assert again.execute(two) == "once"
+    assert one["ti"].xcoms == two["ti"].xcoms
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_clearing_a_finished_task_runs_it_again(context_of: ContextOf, waits: bool) -> None:
+    first, second = (run("print(1)", wait_for_completion=waits) for _ in range(2))
+    one, two = context_of(first), context_of(second, try_number=2, clears=1)
     first.execute(one)
+    RGridHook().client.wait(one["ti"].xcoms["execution_id"])
     second.execute(two)
     assert one["ti"].xcoms["execution_id"] != two["ti"].xcoms["execution_id"]
+
+
+def test_what_still_runs_when_its_task_was_cleared_is_canceled_first(context_of: ContextOf) -> None:
+    first, second = (run(SLEEPER, wait_for_completion=False) for _ in range(2))
+    left, new = first.execute(context_of(first)), second.execute(context_of(second, 2, clears=1))
+    client = RGridHook().client
+    assert client.get(left).status == "canceled"
+    assert not client.get(new).is_terminal
+    # and a worker of the earlier life that comes late lets the new work be
+    late = run(SLEEPER, wait_for_completion=False)
+    assert late.execute(context_of(late)) == new
+    assert client.cancel(new).attempt <= 1
 
 
 def test_a_dag_that_changed_between_tries_cancels_the_older_work(context_of: ContextOf) -> None:
@@ -153,7 +177,7 @@ def test_not_waiting_returns_the_id_at_once(context_of: ContextOf) -> None:
 
 
 def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "is_still_this_try", lambda _ti: False)
+    monkeypatch.setattr(base, "is_still_wanted", lambda _ti: False)
     operator = run(SLEEPER, wait_for_completion=False)
     execution_id = operator.execute(context_of(operator))
     operator.on_kill()
@@ -163,7 +187,7 @@ def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: 
 def test_a_stopping_worker_leaves_the_execution_running(
     context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "is_still_this_try", lambda _ti: True)
+    monkeypatch.setattr(base, "is_still_wanted", lambda _ti: True)
     operator = run(SLEEPER, wait_for_completion=False)
     execution_id = operator.execute(context_of(operator))
     operator.on_kill()
