@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from airflow.providers.common.compat.sdk import (
@@ -25,7 +26,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from rgrid_provider.lives import REMOVED, is_wanted
 
@@ -50,7 +51,11 @@ __all__ = [
     "default_deferrable",
     "is_deferral_timed_out",
     "is_still_wanted",
+    "log_at",
     "mask_secret",
+    "needs_no_worker",
+    "push_from_trigger",
+    "success_event",
     "task_decorator_factory",
     "was_deferred_task_killed",
 ]
@@ -100,6 +105,75 @@ async def was_deferred_task_killed(trigger: Any) -> bool:
     if task_instance is None:
         return False
     return not await asyncio.to_thread(is_still_wanted, task_instance)
+
+
+def needs_no_worker(operator: Any) -> bool:
+    """Whether nothing of a deferred task that has succeeded has to be done in a worker.
+
+    What a triggerer does not do: call the task's own hooks and callbacks where the DAG's code is, tell
+    listeners such as OpenLineage's and the events of assets, and note how long a result is that others map.
+    """
+    if AIRFLOW_V_3_0_PLUS:
+        from airflow.sdk.listener import get_listener_manager
+    else:
+        from airflow.listeners.listener import get_listener_manager
+
+    is_mapped_over = operator.has_dag() and any(True for _ in operator.iter_mapped_dependants())
+    return not (
+        operator.outlets
+        or is_mapped_over
+        or not type(operator).execute_complete.__module__.startswith("rgrid_provider.")
+        or operator.on_success_callback
+        or operator._post_execute_hook is not None
+        or type(operator).post_execute is not BaseOperator.post_execute
+        or getattr(operator, "multiple_outputs", False)
+        or getattr(operator, "returns_dag_result", False)
+        or get_listener_manager().has_listeners
+    )
+
+
+async def push_from_trigger(trigger: Any, values: Mapping[str, Any]) -> None:
+    """Push XComs of the task that a trigger waits for; those that it has are overwritten."""
+    task_instance = trigger.task_instance
+    for key, value in values.items():
+        if AIRFLOW_V_3_0_PLUS:
+            await XCom.aset(
+                key=key,
+                value=value,
+                dag_id=task_instance.dag_id,
+                task_id=task_instance.task_id,
+                run_id=task_instance.run_id,
+                map_index=task_instance.map_index,
+            )
+        else:
+            await asyncio.to_thread(task_instance.xcom_push, key, value)
+
+
+def success_event() -> TriggerEvent:
+    """What a trigger fires to end its task well, without another worker.
+
+    It carries no XComs: Airflow would write those after the task's success, where a kill can lose them.
+    """
+    return TaskSuccessEvent() if AIRFLOW_V_3_0_PLUS else _QuietSuccessEvent()
+
+
+class _QuietSuccessEvent(TaskSuccessEvent):  # type: ignore[misc]
+    """Success on 2.11, which would leave a request for callbacks that only some schedulers ever read."""
+
+    def _submit_callback_if_necessary(self, **_where: Any) -> None:
+        """There is nothing to call: such a task is ended by a worker."""
+
+
+def log_at(log: Any, moment: datetime, text: str, *values: Any) -> None:
+    """Write a line into a task's log as of a moment."""
+    if AIRFLOW_V_3_0_PLUS:
+        log.info(text, *values, timestamp=moment.isoformat())
+        return
+    if log.isEnabledFor(logging.INFO):
+        record = log.makeRecord(log.name, logging.INFO, __file__, 0, text, values, None)
+        record.created = moment.timestamp()
+        record.msecs = moment.microsecond / 1000
+        log.handle(record)
 
 
 def is_deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:

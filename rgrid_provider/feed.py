@@ -95,7 +95,7 @@ class Feed:
             while True:
                 moved.clear()
                 looked_at = loop.time()
-                batch = await self._read_shortly(calls.get_batch(batch_id))
+                batch = await self.ask(calls.get_batch(batch_id))
                 if batch.is_terminal:
                     return batch.status
                 with suppress(TimeoutError):
@@ -112,10 +112,18 @@ class Feed:
             rgrid.exceptions.RGridError: the server refuses to tell.
         """
         while True:
-            left_micros = (await self._read_shortly(calls.get_budget())).left_micros
+            left_micros = (await self.ask(calls.get_budget())).left_micros
             if left_micros is None or left_micros >= least_micros:
                 return left_micros
             await asyncio.sleep(look_seconds)
+
+    async def ask(self, call: calls.Call[T]) -> T:
+        """The answer to a short question, few of which are asked at once, however long the server is away.
+
+        Raises:
+            rgrid.exceptions.RGridError: the server refuses to tell.
+        """
+        return await self._answer_to(call, self._reading)
 
     async def log(self, execution_id: str) -> AsyncIterator[LogEntry]:
         """A log's entries as they come, until it is complete.
@@ -221,7 +229,7 @@ class Feed:
         if not ids:
             return {}
         call = calls.lookup_executions(ids, log_sequence=any(one in self._grown for one in ids))
-        found = await self._read_shortly(call)
+        found = await self.ask(call)
         for execution in found.values():
             for follower in self._grown.get(execution.execution_id, ()):
                 if (execution.log_sequence or 0) > follower.after:
@@ -256,10 +264,7 @@ class Feed:
         await asyncio.sleep(FAILED_PAUSE_SECONDS)
 
     async def _log_page(self, execution_id: str, after: int) -> LogPage:
-        return await self._read_shortly(calls.get_logs(execution_id, after))
-
-    async def _read_shortly(self, call: calls.Call[T]) -> T:
-        return await self._answer_to(call, self._reading)
+        return await self.ask(calls.get_logs(execution_id, after))
 
     async def _answer_to(
         self, call: calls.Call[T], gate: AbstractAsyncContextManager[None] | None = None

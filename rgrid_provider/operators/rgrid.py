@@ -16,9 +16,10 @@ from rgrid_provider._compat import (
     AirflowFailException,
     AirflowSkipException,
     AirflowTaskTimeout,
+    needs_no_worker,
 )
 from rgrid_provider.attribution import run_key
-from rgrid_provider.done import Done, Written
+from rgrid_provider.done import Done, Written, files_in_xcom, outputs_of, tell_end
 from rgrid_provider.links.rgrid import RGridExecutionLink
 from rgrid_provider.lives import Step, next_step
 from rgrid_provider.operators.base import GridOperator
@@ -27,7 +28,8 @@ from rgrid_provider.sources import named_files
 from rgrid_provider.tasklog import TaskLog, last_line_value
 from rgrid_provider.triggers.rgrid import RGridExecutionTrigger
 
-MAX_ARTIFACTS_IN_XCOM = 1000
+XCOMS_BESIDE_VALUE = ("cost_micros", "artifacts")
+XCOMS = (*XCOMS_BESIDE_VALUE, "return_value")
 
 
 class RGridRunOperator(GridOperator):
@@ -93,6 +95,8 @@ class RGridRunOperator(GridOperator):
                     rgrid_conn_id=self.rgrid_conn_id,
                     execution_id=execution.execution_id,
                     poll_interval=self.poll_interval,
+                    ends_task=self._ends_in_triggerer(),
+                    xcoms=XCOMS if self.do_xcom_push else XCOMS_BESIDE_VALUE,
                 ),
                 "execute_complete",
             )
@@ -171,13 +175,7 @@ class RGridRunOperator(GridOperator):
     def _take(self, context: Any, execution: Execution) -> Any:
         client, task_instance = self.hook.client, context["ti"]
         task_instance.xcom_push(key="cost_micros", value=execution.cost_micros)
-        self.log.info(
-            "%s %s after %s s for %s micro-euro",
-            execution.execution_id,
-            execution.status,
-            execution.duration_seconds,
-            execution.cost_micros,
-        )
+        tell_end(self.log, execution)
         done = Done(
             kind="execution",
             id=execution.execution_id,
@@ -189,25 +187,15 @@ class RGridRunOperator(GridOperator):
         if not execution.succeeded:
             self._tell(context, done)
             raise self._failure_of(execution)
-        artifacts = [
-            item for item in client.artifacts(execution.execution_id) if item.artifact_type == "output"
-        ]
-        shown = set(self._output_names([item.filename for item in artifacts]))
-        task_instance.xcom_push(
-            key="artifacts",
-            value=[
-                {"filename": item.filename, "file_path": item.file_path, "size_bytes": item.size_bytes}
-                for item in artifacts
-                if item.filename in shown
-            ][:MAX_ARTIFACTS_IN_XCOM],
-        )
+        outputs = outputs_of(client.artifacts(execution.execution_id))
+        shown = set(self._output_names([item.filename for item in outputs]))
+        outputs = [item for item in outputs if item.filename in shown]
+        task_instance.xcom_push(key="artifacts", value=files_in_xcom(outputs))
         if self.output_dir is not None:
             client.download(execution.execution_id, self.output_dir, names=sorted(shown))
         folder = None if self.output_dir is None else Path(self.output_dir)
         written = tuple(
-            Written(item.filename, folder and folder / item.filename, item.size_bytes)
-            for item in artifacts
-            if item.filename in shown
+            Written(item.filename, folder and folder / item.filename, item.size_bytes) for item in outputs
         )
         self._tell(context, replace(done, written=written))
         try:
@@ -226,6 +214,10 @@ class RGridRunOperator(GridOperator):
         return [Path(named[name]) for name in self._output_names(list(named))]
 
     # what a task that is more than a script makes of an execution
+
+    def _ends_in_triggerer(self) -> bool:
+        """Whether a trigger can end the task where the execution completes, without another worker."""
+        return self.output_dir is None and needs_no_worker(self)
 
     def _output_names(self, names: Sequence[str]) -> list[str]:
         """Those of an execution's outputs that are the script's."""
