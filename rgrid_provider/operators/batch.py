@@ -76,8 +76,7 @@ class RGridBatchOperator(GridOperator):
         """Submit, or attach to what an earlier try submitted; then wait."""
         self._task_instance = context["ti"]
         batch = self._submit_once(context)
-        self._work_id = batch.batch_id
-        context["ti"].xcom_push(key="batch_id", value=batch.batch_id)
+        self._keep(context, batch.batch_id)
         if not self.wait_for_completion:
             return batch.batch_id
         if self.deferrable and not batch.is_terminal:

@@ -85,8 +85,7 @@ class RGridRunOperator(GridOperator):
         """Submit, or attach to what an earlier try submitted; then wait."""
         self._task_instance = context["ti"]
         execution = self._submit_once(context)
-        self._work_id = execution.execution_id
-        context["ti"].xcom_push(key="execution_id", value=execution.execution_id)
+        self._keep(context, execution.execution_id)
         if not self.wait_for_completion:
             return execution.execution_id
         if self.deferrable and not execution.is_terminal:

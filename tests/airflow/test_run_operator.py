@@ -185,6 +185,25 @@ def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: 
     assert RGridHook().client.wait(execution_id, timeout_seconds=30).status == "canceled"
 
 
+def test_a_users_kill_while_it_submits_cancels_what_comes_of_it(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "is_still_wanted", lambda _ti: False)
+    operator = run(SLEEPER)
+    submit = operator._submit_once
+
+    def killed_meanwhile(context: dict[str, Any]) -> Any:
+        operator.on_kill()
+        return submit(context)
+
+    monkeypatch.setattr(operator, "_submit_once", killed_meanwhile)
+    context = context_of(operator)
+    with pytest.raises(AirflowException, match="was ended while it submitted"):
+        operator.execute(context)
+    execution = RGridHook().client.wait(context["ti"].xcoms["execution_id"], timeout_seconds=30)
+    assert execution.status == "canceled"
+
+
 def test_a_stopping_worker_leaves_the_execution_running(
     context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
