@@ -17,6 +17,7 @@ class AirflowApi:
     """The API of a home whose web server is up."""
 
     def __init__(self, home: AirflowHome) -> None:
+        self._home = home
         self._major = home.major
         self._base = f"{home.url}/api/v{2 if home.major == 3 else 1}"
         self._headers = {}
@@ -39,11 +40,10 @@ class AirflowApi:
             body["logical_date"] = None
         self._told("POST", f"/dags/{dag_id}/dagRuns", json=body)
 
-    def task(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
-        """A task instance: ``state``, ``try_number``, ``pid`` and more; {} before there is one."""
-        told = self._ask("GET", _task(dag_id, run_id, task_id))
-        found: dict[str, Any] = {} if told.status_code == 404 else _checked(told).json()
-        return found
+    def tasks(self) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """A hundred task instances at most, by DAG, run and task: ``state``, ``try_number``, ``pid`` …"""
+        told = self._told("GET", "/dags/~/dagRuns/~/taskInstances?limit=100").json()["task_instances"]
+        return {(one["dag_id"], one["dag_run_id"], one["task_id"]): one for one in told}
 
     def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
         """Give a task a state, as a user does."""
@@ -54,6 +54,12 @@ class AirflowApi:
 
     def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Have a task run again, as a user does."""
+        task = self.tasks()[dag_id, run_id, task_id]
+        if self._major == 2 and task["state"] == "running":
+            # 2.11's API answers that it was cleared and does not store it
+            when = task["execution_date"]
+            self._home.airflow("tasks", "clear", dag_id, "-y", "-t", f"^{task_id}$", "-s", when, "-e", when)
+            return
         body = {
             "dry_run": False,
             "dag_run_id": run_id,
@@ -84,7 +90,7 @@ class AirflowApi:
     def _ask(self, method: str, path: str, **options: Any) -> requests.Response:
         headers = {**self._headers, **options.pop("headers", {})}
         return requests.request(
-            method, self._base + path, headers=headers, auth=self._auth, timeout=60, **options
+            method, self._base + path, headers=headers, auth=self._auth, timeout=120, **options
         )
 
 
