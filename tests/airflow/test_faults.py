@@ -184,6 +184,7 @@ class Run:
         executions: Mapping[str, int] | None = None,
         ended: int = 1,
         tries: int | None = 1,
+        attempts: int = 1,
     ) -> None:
         """Wait for the end, and look at everything that there is to see.
 
@@ -192,6 +193,7 @@ class Run:
             executions: how many the grid has in each status.
             ended: how often the script came to its end.
             tries: how many Airflow made; None where that is its own affair.
+            attempts: how many the grid made of the last execution; the log has what all of them printed.
         """
         self.until(lambda: self.task()["state"] == state, f"its task is in {state}")
         self.until(lambda: all(one.is_terminal for one in self.executions()), "its executions have ended")
@@ -214,7 +216,8 @@ class Run:
         }
         log = self.log(try_number)
         told = [line.partition("[stdout] ")[2] for line in log if "[stdout] " in line]
-        assert told == [*(f"line {number}" for number in range(4)), json.dumps(RESULT)], "\n".join(log)
+        begun = [f"line {number}" for number in range(3)] * attempts
+        assert told == [*begun, "line 3", json.dumps(RESULT)], "\n".join(log)
 
 
 # faults of one task
@@ -303,10 +306,10 @@ def network_gone(world: World) -> None:
     world.until(lambda: world.proxy.refused > refused + 5, "the network is missed")
     for run in runs:
         run.say("go")
+    for run in runs:
         run.until(lambda run=run: run.noted("ended"), "the script has ended")
     world.proxy.join()
-    for run in runs:
-        run.check()
+    finish(runs)
 
 
 ROWS: dict[str, Callable[[World], None]] = {
@@ -334,9 +337,7 @@ ROWS: dict[str, Callable[[World], None]] = {
 def server_restarted(world: World, runs: Sequence[Run]) -> None:
     world.server.kill()
     world.server.restart()
-    for run in runs:
-        run.say("go")
-        run.check()
+    finish(runs)
 
 
 def runner_killed(world: World, runs: Sequence[Run]) -> None:
@@ -346,16 +347,13 @@ def runner_killed(world: World, runs: Sequence[Run]) -> None:
     os.kill(pid, signal.SIGKILL)
     for run in runs:
         run.until(lambda run=run: len(run.noted("began")) == 2, "it begins again")
-        run.say("go")
-        run.check()
+    finish(runs, attempts=2)
 
 
 def triggerer_killed(world: World, runs: Sequence[Run]) -> None:
     world.home.kill("triggerer")
     world.home.start("triggerer")
-    for run in runs:
-        run.say("go")
-        run.check()
+    finish(runs)
 
 
 def scheduler_killed(world: World, runs: Sequence[Run]) -> None:
@@ -365,9 +363,15 @@ def scheduler_killed(world: World, runs: Sequence[Run]) -> None:
     (waits,) = (run for run in runs if not run.defers)
     waits.until(lambda: waits.task()["try_number"] == 2, "a second try")
     waits.wait_until_it_waits()
+    finish(runs, tries=None)
+
+
+def finish(runs: Sequence[Run], **expected: Any) -> None:
+    """Let runs come to their end, and look at them."""
     for run in runs:
         run.say("go")
-        run.check(tries=None)
+    for run in runs:
+        run.check(**expected)
 
 
 SHARED: dict[str, Callable[[World, Sequence[Run]], None]] = {
