@@ -33,11 +33,13 @@ report:
 	scripts/bootstrap main
 	.venv/bin/python scripts/report.py
 
-# The fault and load programs for a long time.
+# The fault and load programs for a long time, and the table of Airflow's faults on both majors.
 soak:
-	scripts/bootstrap main
-	scripts/bootstrap system
+	scripts/bootstrap all
 	RGRID_SOAK_ROUNDS=$${RGRID_SOAK_ROUNDS:-20} .venv/bin/python -m pytest -q tests/faults
+	for round in $$(seq $${RGRID_SOAK_AIRFLOW_ROUNDS:-10}); do for major in 2 3; do \
+		.venv-airflow$$major/bin/python -m pytest -q tests/airflow/test_faults.py || exit 1; \
+	done; done
 
 # Airflow 3 with the provider, the cost view and an embedded server with a month of example spend.
 airflow:

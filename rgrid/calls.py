@@ -363,6 +363,16 @@ def get_batch(batch_id: str, wait_seconds: float = 0) -> Call[models.Batch]:
     )
 
 
+def lookup_batches(ids: Sequence[str]) -> Call[dict[str, models.Batch]]:
+    """Those of at most 1000 ids that there are, by id, without ``eta_seconds``."""
+    return Call(
+        "POST",
+        "/batches/lookup",
+        lambda answer: {item["batch_id"]: models.Batch.from_wire(item) for item in answer.json()["batches"]},
+        json={"ids": list(ids)},
+    )
+
+
 def batch_executions(
     batch_id: str, limit: int = 500, cursor: str | None = None, status: str | None = None
 ) -> Call[tuple[list[models.BatchExecution], str | None]]:

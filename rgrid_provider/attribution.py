@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
+
+from rgrid_provider.lives import MAX_TRIES, RUN_STARTED_AT, TRY_NUMBER
 
 MAX_RUN_KEY_CHARS = 400
 
@@ -25,16 +28,19 @@ def run_key(task_instance: Any) -> str:
 
 
 def attribution(context: Mapping[str, Any]) -> dict[str, Any]:
-    """DAG, run, task, try, map index, owner and tags; the operators set them, not the user."""
+    """DAG, run, task, try, life, map index, owner and tags; the operators set them, not the user."""
     task_instance = context["ti"]
     task = context.get("task") or task_instance.task
     dag = context.get("dag")
     tags = sorted(getattr(dag, "tags", None) or ())
+    started = getattr(context.get("dag_run"), "start_date", None)
     return {
         "dag_id": task_instance.dag_id,
         "run_id": task_instance.run_id,
         "task_id": task_instance.task_id,
-        "try_number": task_instance.try_number,
+        TRY_NUMBER: task_instance.try_number,
+        MAX_TRIES: task_instance.max_tries,
+        RUN_STARTED_AT: None if started is None else started.astimezone(UTC).isoformat(),
         "map_index": getattr(task_instance, "map_index", -1),
         "owner": task.owner,
         "dag_tags": ",".join(str(tag) for tag in tags),

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rgrid.models import Artifact, Execution
 from rgrid_provider._compat import Asset
+
+MAX_ARTIFACTS_IN_XCOM = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +57,27 @@ def tell_assets(outlets: Iterable[Any], context: Any, done: Done) -> None:
             events[outlet].extra.update(
                 {f"rgrid_{done.kind}_id": done.id, "rgrid_cost_micros": done.cost_micros}
             )
+
+
+def outputs_of(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """Those of an execution's files that its script wrote."""
+    return [item for item in artifacts if item.artifact_type == "output"]
+
+
+def files_in_xcom(outputs: Iterable[Artifact]) -> list[dict[str, Any]]:
+    """Outputs as the XCom ``artifacts`` has them."""
+    return [
+        {"filename": item.filename, "file_path": item.file_path, "size_bytes": item.size_bytes}
+        for item in outputs
+    ][:MAX_ARTIFACTS_IN_XCOM]
+
+
+def tell_end(log: Any, execution: Execution) -> None:
+    """Write into the task's log how an execution ended."""
+    log.info(
+        "%s %s after %s s for %s micro-euro",
+        execution.execution_id,
+        execution.status,
+        execution.duration_seconds,
+        execution.cost_micros,
+    )

@@ -56,14 +56,16 @@ class Feed:
         self._waiting: defaultdict[str, set[asyncio.Future[str]]] = defaultdict(set)
         self._unseen: dict[str, None] = {}
         self._has_unseen = asyncio.Event()
-        self._moved: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._batches: defaultdict[str, set[asyncio.Future[str]]] = defaultdict(set)
+        self._moved: dict[str, None] = {}
+        self._has_moved = asyncio.Event()
         self._grown: defaultdict[str, set[_Follower]] = defaultdict(set)
         self._has_position = asyncio.Event()
         self._reading = asyncio.Semaphore(READERS)
         # whoever waits first must not lend its log's context to what is done for all
         self._tasks = [
             asyncio.get_running_loop().create_task(self._keep_up(work), context=Context())
-            for work in (self._read, self._look, self._scout)
+            for work in (self._read, self._look, self._look_at_batches, self._scout)
         ]
 
     async def ended(self, execution_id: str) -> str:
@@ -89,21 +91,16 @@ class Feed:
         Raises:
             rgrid.exceptions.RGridError: the server refuses to tell, or knows no such batch.
         """
-        moved, loop = asyncio.Event(), asyncio.get_running_loop()
-        self._moved[batch_id].add(moved)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._batches[batch_id].add(future)
         try:
             while True:
-                moved.clear()
-                looked_at = loop.time()
-                batch = await self._read_shortly(calls.get_batch(batch_id))
-                if batch.is_terminal:
-                    return batch.status
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(moved.wait(), look_seconds)
-                # a batch of thousands is not looked at for each of them
-                await asyncio.sleep(looked_at + SCOUT_SECONDS - loop.time())
+                self._move([batch_id])
+                done, _ = await asyncio.wait([future], timeout=look_seconds)
+                if done:
+                    return future.result()
         finally:
-            _leave(self._moved, batch_id, moved)
+            _leave(self._batches, batch_id, future)
 
     async def budget_left(self, least_micros: int, look_seconds: float) -> int | None:
         """Wait until this month's budget leaves so much; returns what it leaves, None without a limit.
@@ -112,10 +109,18 @@ class Feed:
             rgrid.exceptions.RGridError: the server refuses to tell.
         """
         while True:
-            left_micros = (await self._read_shortly(calls.get_budget())).left_micros
+            left_micros = (await self.ask(calls.get_budget())).left_micros
             if left_micros is None or left_micros >= least_micros:
                 return left_micros
             await asyncio.sleep(look_seconds)
+
+    async def ask(self, call: calls.Call[T]) -> T:
+        """The answer to a short question, few of which are asked at once, however long the server is away.
+
+        Raises:
+            rgrid.exceptions.RGridError: the server refuses to tell.
+        """
+        return await self._answer_to(call, self._reading)
 
     async def log(self, execution_id: str) -> AsyncIterator[LogEntry]:
         """A log's entries as they come, until it is complete.
@@ -179,14 +184,13 @@ class Feed:
             for event in page.events:
                 if event.is_terminal:
                     self._end(event.execution_id, event.status)
-                    _set(self._moved.get(event.batch_id or "", ()))
+                    self._move([event.batch_id or ""])
 
     def _begin_anew(self) -> None:
         """Nothing is missed from here on; what was before is to be looked at."""
         self._has_position.set()
         self._look_at([*self._waiting, *self._grown])
-        for members in self._moved.values():
-            _set(members)
+        self._move(self._batches)
 
     async def _look(self) -> None:
         await self._has_position.wait()
@@ -206,6 +210,30 @@ class Feed:
             unknown = [one for one in wanted if one not in found]
             self._refuse(unknown, NotFound("the server knows no such execution", status=404))
 
+    async def _look_at_batches(self) -> None:
+        """Look at batches of which something has ended, in one request for all of a second."""
+        await self._has_position.wait()
+        while True:
+            await self._has_moved.wait()
+            ids = list(self._moved)[:LOOKUP_IDS]
+            for batch_id in ids:
+                del self._moved[batch_id]
+            if not self._moved:
+                self._has_moved.clear()
+            wanted = [one for one in ids if one in self._batches]
+            try:
+                found = await self.ask(calls.lookup_batches(wanted)) if wanted else {}
+            except RGridError as error:
+                self._refuse_batches(wanted, error)
+                continue
+            for batch_id, batch in found.items():
+                if batch.is_terminal:
+                    _settle(self._batches.get(batch_id, ()), batch.status)
+            unknown = [one for one in wanted if one not in found]
+            self._refuse_batches(unknown, NotFound("the server knows no such batch", status=404))
+            # a batch of thousands is not looked at for each of them
+            await asyncio.sleep(SCOUT_SECONDS)
+
     async def _scout(self) -> None:
         """Look which of the followed logs have grown."""
         while True:
@@ -221,7 +249,7 @@ class Feed:
         if not ids:
             return {}
         call = calls.lookup_executions(ids, log_sequence=any(one in self._grown for one in ids))
-        found = await self._read_shortly(call)
+        found = await self.ask(call)
         for execution in found.values():
             for follower in self._grown.get(execution.execution_id, ()):
                 if (execution.log_sequence or 0) > follower.after:
@@ -234,32 +262,33 @@ class Feed:
         self._unseen.update(dict.fromkeys(ids))
         self._has_unseen.set()
 
+    def _move(self, batch_ids: Iterable[str]) -> None:
+        self._moved.update(dict.fromkeys(one for one in batch_ids if one in self._batches))
+        if self._moved:
+            self._has_moved.set()
+
     def _end(self, execution_id: str, status: str) -> None:
         _set(one.grown for one in self._grown.get(execution_id, ()))
-        for future in self._waiting.get(execution_id, ()):
-            if not future.done():
-                future.set_result(status)
+        _settle(self._waiting.get(execution_id, ()), status)
 
     def _refuse(self, ids: Iterable[str], error: RGridError) -> None:
         for execution_id in ids:
             # who follows a log asks for it and hears the same
             _set(one.grown for one in self._grown.get(execution_id, ()))
-            for future in self._waiting.get(execution_id, ()):
-                if not future.done():
-                    future.set_exception(error)
+            _settle(self._waiting.get(execution_id, ()), error)
+
+    def _refuse_batches(self, ids: Iterable[str], error: RGridError) -> None:
+        for batch_id in ids:
+            _settle(self._batches.get(batch_id, ()), error)
 
     async def _fail(self, error: RGridError) -> None:
         """Tell all who wait that the server refuses; who comes later is not refused unasked."""
         self._refuse([*self._waiting, *self._grown], error)
-        for members in self._moved.values():
-            _set(members)
+        self._refuse_batches(list(self._batches), error)
         await asyncio.sleep(FAILED_PAUSE_SECONDS)
 
     async def _log_page(self, execution_id: str, after: int) -> LogPage:
-        return await self._read_shortly(calls.get_logs(execution_id, after))
-
-    async def _read_shortly(self, call: calls.Call[T]) -> T:
-        return await self._answer_to(call, self._reading)
+        return await self.ask(calls.get_logs(execution_id, after))
 
     async def _answer_to(
         self, call: calls.Call[T], gate: AbstractAsyncContextManager[None] | None = None
@@ -334,6 +363,16 @@ def _is_lost_position(error: RGridError) -> bool:
 def _set(events: Iterable[asyncio.Event]) -> None:
     for event in events:
         event.set()
+
+
+def _settle(futures: Iterable[asyncio.Future[str]], outcome: str | RGridError) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if isinstance(outcome, RGridError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
 
 def _leave(groups: dict[str, set[Any]], name: str, member: object) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -54,6 +54,7 @@ class AirflowHome:
         server: what ``rgrid_default`` names; no connection when None.
         fab: Airflow 3 with the FAB auth manager instead of the simple one.
         python: an environment's that has Airflow; by default this checkout's for the major.
+        database_url: where its database is; a SQLite of its own when None.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class AirflowHome:
         *,
         fab: bool = False,
         python: Path | None = None,
+        database_url: str | None = None,
     ) -> None:
         self.major = major
         self.home = home
@@ -73,21 +75,26 @@ class AirflowHome:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.is_fab = fab or major == 2
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._sessions: set[int] = set()
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "RGRID_", "_AIRFLOW"))}
+        # 2.11 runs one task at a time on SQLite
+        executor = "LocalExecutor" if major == 3 or database_url else "SequentialExecutor"
         self.env = {
             **clean,
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
-            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor" if major == 3 else "SequentialExecutor",
+            "AIRFLOW__CORE__EXECUTOR": executor,
             "AIRFLOW__CORE__FERNET_KEY": "",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url or f"sqlite:///{home}/airflow.db",
             "AIRFLOW__SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "5",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "60",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
             "RGRID_EXAMPLE_OUTPUT_DIR": str(home / "outputs"),
             "PYTHONWARNINGS": "ignore",
             "PATH": f"{self.python.parent}:{clean.get('PATH', os.defpath)}",
@@ -186,18 +193,25 @@ class AirflowHome:
         files = sorted((self.home / "logs").rglob("*.log"))
         return "\n".join(path.read_text(errors="replace") for path in files if "dag_id=" in str(path))
 
+    def kill(self, name: str) -> None:
+        """End a component with SIGKILL; what it started lives on."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
     def stop(self) -> None:
         """End every component with all that it started."""
-        for process in self._processes:
+        for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-        for process in self._processes:
-            try:
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                pass
+        # tasks may have groups of their own, and some have outlived their component
+        for pid in processes_of(self._sessions):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+        for process in self._processes.values():
             process.wait()
         self._processes.clear()
 
@@ -218,23 +232,23 @@ class AirflowHome:
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         with (self.home / f"{name}.log").open("ab") as output:
-            self._processes.append(
-                subprocess.Popen(
-                    [str(self.python), "-m", "airflow", *command],
-                    env=self.env,
-                    cwd=self.home,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
+            process = subprocess.Popen(
+                [str(self.python), "-m", "airflow", *command],
+                env=self.env,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
+        self._processes[name] = process
+        self._sessions.add(process.pid)
 
     def _wait_for_web(self) -> None:
         path = "/api/v2/monitor/health" if self.major == 3 else "/health"
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
-            for process in self._processes:
+            for process in self._processes.values():
                 if process.poll() is not None:
                     told = self.log_of("web")[-4000:]
                     raise RuntimeError(f"Airflow ended with code {process.returncode}:\n{told}")
@@ -246,6 +260,16 @@ class AirflowHome:
                     return
             time.sleep(0.2)
         raise RuntimeError(f"Airflow's pages do not come up:\n{self.log_of('web')[-4000:]}")
+
+
+def processes_of(sessions: Container[int]) -> Iterator[int]:
+    """The processes of some sessions, by their ids."""
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            with contextlib.suppress(OSError):
+                # the session stands behind the name, which is in brackets
+                if int((directory / "stat").read_text().rpartition(")")[2].split()[3]) in sessions:
+                    yield int(directory.name)
 
 
 def free_port() -> int:

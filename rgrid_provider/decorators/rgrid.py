@@ -105,6 +105,10 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
             self.input_files = {**_by_name(self.input_files), ARGUMENTS: str(path)}
             return super().execute(context)
 
+    def _ends_in_triggerer(self) -> bool:
+        # the result is decoded where the DAG's own code is
+        return False
+
     def _output_names(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if name not in _OWN_FILES]
 

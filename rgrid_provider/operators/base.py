@@ -16,7 +16,7 @@ from rgrid_provider._compat import (
     BaseOperator,
     default_deferrable,
     is_deferral_timed_out,
-    is_still_this_try,
+    is_still_wanted,
     mask_secret,
 )
 from rgrid_provider.attribution import attribution
@@ -78,6 +78,7 @@ class GridOperator(BaseOperator):
         self.poll_interval = poll_interval
         self._task_instance: Any = None
         self._work_id: str | None = None
+        self._was_ended = False
         self._done: Done | None = None
 
     def render_template(
@@ -161,11 +162,21 @@ class GridOperator(BaseOperator):
                 self._cancel(self.hook.client, work_id)
         return super().resume_execution(next_method, next_kwargs, context)
 
+    def _keep(self, context: Any, work_id: str) -> None:
+        """Remember what was submitted, for a kill and for whoever looks at the task."""
+        self._work_id = work_id
+        context["ti"].xcom_push(key=self.work_id_key, value=work_id)
+        if self._was_ended:
+            self._cancel(self.hook.client, work_id)
+            raise AirflowException(f"the task was ended while it submitted {work_id}, which is canceled")
+
     def on_kill(self) -> None:
         """Cancel the work when a user ended the task; leave it when only the worker stops."""
         if self._work_id is None:
+            # what is being submitted just now is looked after when its id is known
+            self._was_ended = self._task_instance is not None and not is_still_wanted(self._task_instance)
             return
-        if is_still_this_try(self._task_instance):
+        if is_still_wanted(self._task_instance):
             self.log.info("the worker stops; %s goes on, and the next try attaches to it", self._work_id)
             return
         self.log.info("the task was ended; canceling %s", self._work_id)

@@ -15,6 +15,7 @@ from rgrid_provider._compat import AirflowException, AirflowFailException, Airfl
 from rgrid_provider.attribution import run_key
 from rgrid_provider.done import Done, Written
 from rgrid_provider.links.rgrid import RGridBatchLink
+from rgrid_provider.lives import Step, next_step
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.results import (
     MAX_RESULT_BYTES_IN_XCOM,
@@ -85,8 +86,7 @@ class RGridBatchOperator(GridOperator):
         """Submit, or attach to what an earlier try submitted; then wait."""
         self._task_instance = context["ti"]
         batch = self._submit_once(context)
-        self._work_id = batch.batch_id
-        context["ti"].xcom_push(key="batch_id", value=batch.batch_id)
+        self._keep(context, batch.batch_id)
         if not self.wait_for_completion:
             return batch.batch_id
         if self.deferrable and not batch.is_terminal:
@@ -115,7 +115,7 @@ class RGridBatchOperator(GridOperator):
         client.cancel_batch(work_id)
 
     def _submit_once(self, context: Any) -> Batch:
-        """The batch that this try waits for: an earlier one, or what of it had not completed, anew."""
+        """Upload what is missing, and submit or attach."""
         client = self.hook.client
         try:
             body = self._body(context)
@@ -129,25 +129,48 @@ class RGridBatchOperator(GridOperator):
                 }
                 for called, item in planned
             ]
-            batch = self._submit(context, body, items)
-            while batch.attached and batch.is_terminal:
-                left = [
-                    one.batch_index for one in client.batch_executions(batch.batch_id) if not one.succeeded
-                ]
-                if not self._is_too_much(len(left), len(planned)):
-                    break
-                items = [items[index] for index in left]
-                self.log.info(
-                    "%s of an earlier try %s; running its %d that have not completed again",
-                    batch.batch_id,
-                    batch.status,
-                    len(items),
-                )
-                batch = self._submit(context, body, items, retry_of=batch.batch_id)
+            batch = self._current(context, body, items)
         except (ConfigurationError, InvalidRequest, TooLarge) as error:
             raise AirflowFailException(str(error)) from error
         what = "attached to" if batch.attached else "submitted"
         self.log.info("%s %s with %d executions", what, batch.batch_id, batch.total)
+        return batch
+
+    def _current(self, context: Any, template: Mapping[str, Any], items: Sequence[Item]) -> Batch:
+        """The batch that this try waits for, found along the chain that earlier tries left, or begun."""
+        client = self.hook.client
+        chain: list[Batch] = []
+        to_run, batch = items, self._submit(context, template, items)
+        while batch.attached:
+            step = next_step(
+                template["user_metadata"],
+                batch.user_metadata,
+                is_terminal=batch.is_terminal,
+                succeeded=batch.is_terminal,
+            )
+            if step is Step.REPLACE:
+                client.cancel_batch(batch.batch_id)
+                batch = client.wait_batch(batch.batch_id)
+            if not batch.is_terminal:
+                break
+            chain.append(batch)
+            left = [one.batch_index for one in client.batch_executions(batch.batch_id) if not one.succeeded]
+            if self._is_too_much(len(left), len(items)) or (left and batch.status == "canceled"):
+                to_run = [to_run[index] for index in left]
+                self.log.info(
+                    "%s of an earlier try %s; running its %d that have not completed again",
+                    batch.batch_id,
+                    batch.status,
+                    len(to_run),
+                )
+                batch = self._submit(context, template, to_run, retry_of=batch.batch_id)
+            elif step is Step.ATTACH:
+                break
+            else:
+                self.log.info("%s is of before this task was cleared; running all again", batch.batch_id)
+                for one in chain:
+                    client.acknowledge_batch(one.batch_id)
+                chain, to_run, batch = [], items, self._submit(context, template, items)
         return batch
 
     def _submit(
@@ -214,15 +237,14 @@ class RGridBatchOperator(GridOperator):
             ),
         )
         if self._is_too_much(len(failed), len(outcomes)):
-            # not acknowledged: the next try finds it, and runs what failed again
+            # the next try finds it, and runs what failed again
             told = "; ".join(f"{item.input_file}: {item.error or item.status}" for item in failed[:10])
             raise AirflowException(f"{len(failed)} of {len(outcomes)} of {batch.batch_id} failed: {told}")
         if self.output_dir is not None:
             self._fetch(chain, outcomes, Path(self.output_dir))
         values = values_of(client, outcomes)
-        for one in chain:
-            client.acknowledge_batch(one.batch_id)
         size_bytes = len(json.dumps(values))
+        # not acknowledged: should this worker die before Airflow knows, the next try takes it again
         if size_bytes > self.max_result_bytes:
             return reference_to_batch(chain, size_bytes, self.rgrid_conn_id)
         return values

@@ -11,17 +11,25 @@ from rgrid import calls
 from rgrid.client import Client
 from rgrid.exceptions import ConfigurationError, InvalidRequest, RunKeyConflict, TooLarge
 from rgrid.models import Execution
-from rgrid_provider._compat import AirflowException, AirflowFailException, AirflowTaskTimeout
+from rgrid_provider._compat import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    needs_no_worker,
+)
 from rgrid_provider.attribution import run_key
-from rgrid_provider.done import Done, Written
+from rgrid_provider.done import Done, Written, files_in_xcom, outputs_of, tell_end
 from rgrid_provider.links.rgrid import RGridExecutionLink
+from rgrid_provider.lives import Step, next_step
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.operators.batch import RGridBatchOperator
 from rgrid_provider.sources import named_files
 from rgrid_provider.tasklog import TaskLog, printed_result
 from rgrid_provider.triggers.rgrid import RGridExecutionTrigger
 
-MAX_ARTIFACTS_IN_XCOM = 1000
+XCOMS_BESIDE_VALUE = ("cost_micros", "artifacts")
+XCOMS = (*XCOMS_BESIDE_VALUE, "return_value")
 
 
 class RGridRunOperator(GridOperator):
@@ -77,8 +85,7 @@ class RGridRunOperator(GridOperator):
         """Submit, or attach to what an earlier try submitted; then wait."""
         self._task_instance = context["ti"]
         execution = self._submit_once(context)
-        self._work_id = execution.execution_id
-        context["ti"].xcom_push(key="execution_id", value=execution.execution_id)
+        self._keep(context, execution.execution_id)
         if not self.wait_for_completion:
             return execution.execution_id
         if self.deferrable and not execution.is_terminal:
@@ -87,6 +94,8 @@ class RGridRunOperator(GridOperator):
                     rgrid_conn_id=self.rgrid_conn_id,
                     execution_id=execution.execution_id,
                     poll_interval=self.poll_interval,
+                    ends_task=self._ends_in_triggerer(),
+                    xcoms=XCOMS if self.do_xcom_push else XCOMS_BESIDE_VALUE,
                 ),
                 "execute_complete",
             )
@@ -112,18 +121,34 @@ class RGridRunOperator(GridOperator):
         try:
             inputs = client.upload(named_files(self.input_files))
             body = self._body(context) | {"inputs": inputs, "run_key": run_key(context["ti"])}
-            execution = self._submit(body)
+            execution = self._renewed(self._submit(body), body)
         except (ConfigurationError, InvalidRequest, TooLarge) as error:
             # another try would be told the same
             raise AirflowFailException(str(error)) from error
-        if execution.attached and execution.is_terminal and not execution.succeeded:
-            self.log.info(
-                "%s of an earlier try %s; submitting anew", execution.execution_id, execution.status
-            )
-            client.acknowledge(execution.execution_id)
-            execution = self._submit(body)
         what = "attached to" if execution.attached else "submitted"
         self.log.info("%s %s (%s)", what, execution.execution_id, execution.status)
+        return execution
+
+    def _renewed(self, execution: Execution, body: Mapping[str, Any]) -> Execution:
+        """The execution that this try waits for: the one that was found, or one in place of it."""
+        client = self.hook.client
+        while execution.attached:
+            step = next_step(
+                body["user_metadata"],
+                execution.user_metadata,
+                is_terminal=execution.is_terminal,
+                succeeded=execution.succeeded,
+            )
+            if step is Step.ATTACH:
+                break
+            self.log.info(
+                "%s of an earlier try is %s; submitting anew", execution.execution_id, execution.status
+            )
+            if step is Step.REPLACE:
+                client.cancel(execution.execution_id)
+                client.wait(execution.execution_id)
+            client.acknowledge(execution.execution_id)
+            execution = self._submit(body)
         return execution
 
     def _submit(self, body: Mapping[str, Any]) -> Execution:
@@ -149,13 +174,7 @@ class RGridRunOperator(GridOperator):
     def _take(self, context: Any, execution: Execution) -> Any:
         client, task_instance = self.hook.client, context["ti"]
         task_instance.xcom_push(key="cost_micros", value=execution.cost_micros)
-        self.log.info(
-            "%s %s after %s s for %s micro-euro",
-            execution.execution_id,
-            execution.status,
-            execution.duration_seconds,
-            execution.cost_micros,
-        )
+        tell_end(self.log, execution)
         done = Done(
             kind="execution",
             id=execution.execution_id,
@@ -166,38 +185,27 @@ class RGridRunOperator(GridOperator):
         )
         if not execution.succeeded:
             self._tell(context, done)
-            failure = self._failure_of(execution)
-            client.acknowledge(execution.execution_id)
-            raise failure
-        artifacts = [
-            item for item in client.artifacts(execution.execution_id) if item.artifact_type == "output"
-        ]
-        shown = set(self._output_names([item.filename for item in artifacts]))
-        task_instance.xcom_push(
-            key="artifacts",
-            value=[
-                {"filename": item.filename, "file_path": item.file_path, "size_bytes": item.size_bytes}
-                for item in artifacts
-                if item.filename in shown
-            ][:MAX_ARTIFACTS_IN_XCOM],
-        )
+            raise self._failure_of(execution)
+        outputs = outputs_of(client.artifacts(execution.execution_id))
+        shown = set(self._output_names([item.filename for item in outputs]))
+        outputs = [item for item in outputs if item.filename in shown]
+        task_instance.xcom_push(key="artifacts", value=files_in_xcom(outputs))
         if self.output_dir is not None:
             client.download(execution.execution_id, self.output_dir, names=sorted(shown))
         folder = None if self.output_dir is None else Path(self.output_dir)
         written = tuple(
-            Written(item.filename, folder and folder / item.filename, item.size_bytes)
-            for item in artifacts
-            if item.filename in shown
+            Written(item.filename, folder and folder / item.filename, item.size_bytes) for item in outputs
         )
         self._tell(context, replace(done, written=written))
         try:
-            value = self._value_of(execution)
+            # not acknowledged: should this worker die before Airflow knows, the next try takes it again
+            return self._value_of(execution)
+        except AirflowSkipException:
+            raise
         except AirflowException:
-            # that is what it came to; what could not be fetched is left for the next try
+            # it ran well and came to nothing that a task can return: the next try is to run it again
             client.acknowledge(execution.execution_id)
             raise
-        client.acknowledge(execution.execution_id)
-        return value
 
     def _files_read(self) -> list[Path]:
         files = self.input_files or {}
@@ -205,6 +213,10 @@ class RGridRunOperator(GridOperator):
         return [Path(named[name]) for name in self._output_names(list(named))]
 
     # what a task that is more than a script makes of an execution
+
+    def _ends_in_triggerer(self) -> bool:
+        """Whether a trigger can end the task where the execution completes, without another worker."""
+        return self.output_dir is None and needs_no_worker(self)
 
     def _output_names(self, names: Sequence[str]) -> list[str]:
         """Those of an execution's outputs that are the script's."""

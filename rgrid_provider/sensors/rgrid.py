@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from rgrid_provider._compat import AirflowException, BaseSensorOperator, default_deferrable
+from rgrid_provider._compat import (
+    AirflowException,
+    BaseSensorOperator,
+    default_deferrable,
+    needs_no_worker,
+)
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.triggers.rgrid import RGridBatchTrigger, RGridBudgetTrigger, RGridExecutionTrigger
 
@@ -68,6 +73,7 @@ class RGridExecutionSensor(_GridSensor):
                     execution_id=self.execution_id,
                     follow_logs=False,
                     cancel_on_kill=False,
+                    ends_task=needs_no_worker(self),
                 )
             )
         return None
@@ -105,7 +111,10 @@ class RGridBatchSensor(_GridSensor):
         if not self.poke(context):
             self._defer(
                 RGridBatchTrigger(
-                    rgrid_conn_id=self.rgrid_conn_id, batch_id=self.batch_id, cancel_on_kill=False
+                    rgrid_conn_id=self.rgrid_conn_id,
+                    batch_id=self.batch_id,
+                    cancel_on_kill=False,
+                    ends_task=needs_no_worker(self),
                 )
             )
         return None
@@ -148,6 +157,7 @@ class RGridBudgetSensor(_GridSensor):
                     rgrid_conn_id=self.rgrid_conn_id,
                     least_micros=int(self.least_micros),
                     poll_interval=self.poke_interval,
+                    ends_task=needs_no_worker(self),
                 )
             )
         return None

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import errno
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import datetime
 import json
 import os
 import shutil
@@ -59,18 +60,23 @@ class FakeTaskInstance(SimpleNamespace):
 
 @pytest.fixture
 def context_of(server: LiveServer, request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
-    """Makes the context of a try of an operator's task; each test has a run of its own."""
+    """Makes the context of a try of an operator's task; each test has a run of its own.
 
-    def make(operator: Any, try_number: int = 1) -> dict[str, Any]:
+    ``clears`` says how often the task was cleared before; tries of one life share it.
+    """
+
+    def make(operator: Any, try_number: int = 1, clears: int = 0) -> dict[str, Any]:
         task_instance = FakeTaskInstance(
             dag_id="tests",
             run_id=request.node.nodeid,
             task_id=operator.task_id,
             map_index=-1,
             try_number=try_number,
+            max_tries=2 + clears,
             task=operator,
             xcoms={},
         )
-        return {"ti": task_instance, "task": operator}
+        dag_run = SimpleNamespace(start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
+        return {"ti": task_instance, "task": operator, "dag_run": dag_run}
 
     return make

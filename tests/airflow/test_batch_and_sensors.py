@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
+from airflow.triggers.base import TaskSuccessEvent
 
 import rgrid_provider.triggers.rgrid as triggers
 from rgrid import calls
@@ -17,6 +18,7 @@ from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.operators.rgrid import RGridBatchOperator, RGridRunOperator
 from rgrid_provider.results import load_result
 from rgrid_provider.sensors.rgrid import RGridBatchSensor, RGridBudgetSensor, RGridExecutionSensor
+from tests.airflow.triggering import fired
 from tests.live import LiveServer
 
 ContextOf = Callable[..., dict[str, Any]]
@@ -163,12 +165,37 @@ def test_a_lost_worker_in_a_second_try_is_attached_to_by_the_third(
 
 def test_clearing_a_finished_batch_runs_all_of_it_again(context_of: ContextOf, tmp_path: Path) -> None:
     options = {"script": FAILS_ONCE, "inputs": ["a", "b"], "args": [str(tmp_path)]}
-    tries = [batch(**options) for _ in range(3)]
+    tries = [batch(**options) for _ in range(4)]
     with pytest.raises(AirflowException):
         tries[0].execute(context_of(tries[0]))
-    for number in (1, 2):
-        assert tries[number].execute(context_of(tries[number], try_number=number + 1)) == ["aa", "bb"]
+    assert tries[1].execute(context_of(tries[1], try_number=2)) == ["aa", "bb"]
+    # the worker of that try was lost before Airflow knew
+    assert tries[2].execute(context_of(tries[2], try_number=3)) == ["aa", "bb"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "x", "b": "xx"}
+    assert tries[3].execute(context_of(tries[3], try_number=4, clears=1)) == ["aa", "bb"]
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "xx", "b": "xxx"}
+
+
+def test_a_batch_that_runs_when_its_task_was_cleared_is_canceled_and_its_rest_run(
+    context_of: ContextOf, tmp_path: Path
+) -> None:
+    script = """
+import pathlib, sys, time
+runs = pathlib.Path(sys.argv[2], sys.argv[1])
+runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+if sys.argv[1] == "slow" and runs.read_text() == "x":
+    time.sleep(60)
+print(1)
+"""
+    options = {"script": script, "inputs": ["quick", "slow"], "args": [str(tmp_path)]}
+    lost, again = batch(**options), batch(**options)
+    client = RGridHook().client
+    left = lost._submit_once(context_of(lost))
+    while client.batch(left.batch_id, 5).counts.completed < 1 or not (tmp_path / "slow").exists():
+        pass
+    assert again.execute(context_of(again, try_number=2, clears=1)) == [1, 1]
+    assert client.batch(left.batch_id).counts.canceled == 1
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"quick": "x", "slow": "xx"}
 
 
 def test_failures_that_are_borne_are_not_run_again(context_of: ContextOf) -> None:
@@ -226,9 +253,18 @@ def test_a_deferred_sensor_resumes_at_the_end(context_of: ContextOf, server: Liv
     sensor = RGridExecutionSensor(task_id="sense", execution_id=going_on.execution_id, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         sensor.execute({})
-    event = first_event(deferred.value.trigger)
-    assert event["status"] == "completed"
-    sensor.execute_complete({}, event)
+    # no worker is needed to say that it passes
+    assert isinstance(fired(deferred.value.trigger), TaskSuccessEvent)
+
+
+def test_a_deferred_sensor_fails_in_a_worker_with_its_reason(server: LiveServer) -> None:
+    client = RGridHook().client
+    failed = client.submit("import time\ntime.sleep(0.5)\nraise SystemExit(9)")
+    sensor = RGridExecutionSensor(task_id="sense", execution_id=failed.execution_id, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute({})
+    with pytest.raises(AirflowException, match="failed"):
+        sensor.execute_complete({}, first_event(deferred.value.trigger))
 
 
 def test_a_batch_sensor_waits_for_all_of_it(context_of: ContextOf, server: LiveServer) -> None:
@@ -262,11 +298,9 @@ def test_a_budget_sensor_passes_when_there_is_money_to_spend(server: LiveServer,
                 await asyncio.sleep(0.3)
                 assert not waiting.done()
                 await asyncio.to_thread(client.send, calls.set_budget(f"{(spent + 2_000_000) / 1e6:.6f}"))
-                return (await waiting).payload
+                return await waiting
 
-            event = asyncio.run(wait())
-            assert event["left_micros"] >= 1_000_000
-            sensor.execute_complete({}, event)
+            assert isinstance(asyncio.run(wait()), TaskSuccessEvent)
     finally:
         client.send(calls.remove_budget())
 
@@ -311,13 +345,7 @@ def test_a_kill_ends_what_the_task_began_and_not_what_it_watches(
 
 
 def first_event(trigger: Any) -> dict[str, Any]:
-    """What a trigger fires, after a way through its own serialization."""
-    _, arguments = trigger.serialize()
-    again = type(trigger)(**arguments)
-
-    async def wait() -> Any:
-        return [event.payload async for event in again.run()]
-
-    (payload,) = asyncio.run(wait())
+    """What a trigger tells a worker."""
+    payload = fired(trigger).payload
     assert isinstance(payload, dict)
     return payload

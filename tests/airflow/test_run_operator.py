@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Asset, TaskDeferred
+from airflow.triggers.base import TaskSuccessEvent
 
 import rgrid_provider.operators.base as base
 import rgrid_provider.operators.rgrid as operators
@@ -18,6 +18,7 @@ from rgrid.models import Execution, LogEntry
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.operators.rgrid import RGridRunOperator
 from rgrid_provider.tasklog import MAX_LINE_BYTES, TaskLog, printed_result
+from tests.airflow.triggering import fired
 
 ContextOf = Callable[..., dict[str, Any]]
 
@@ -152,12 +153,36 @@ def test_a_try_that_finds_a_failed_execution_submits_anew(context_of: ContextOf)
     assert context["ti"].xcoms["execution_id"] != failed.execution_id
 
 
-def test_clearing_a_finished_task_runs_it_again(context_of: ContextOf) -> None:
-    first, second = run("print(1)"), run("print(1)")
-    one, two = context_of(first), context_of(second, try_number=2)
+def test_a_worker_lost_after_it_took_the_result_does_not_have_the_work_done_twice(
+    context_of: ContextOf,
+) -> None:
+    lost, again = run("print('once')"), run("print('once')")
+    one, two = context_of(lost), context_of(again, try_number=2)
+    lost.execute(one)
+    assert again.execute(two) == "once"
+    assert one["ti"].xcoms == two["ti"].xcoms
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_clearing_a_finished_task_runs_it_again(context_of: ContextOf, waits: bool) -> None:
+    first, second = (run("print(1)", wait_for_completion=waits) for _ in range(2))
+    one, two = context_of(first), context_of(second, try_number=2, clears=1)
     first.execute(one)
+    RGridHook().client.wait(one["ti"].xcoms["execution_id"])
     second.execute(two)
     assert one["ti"].xcoms["execution_id"] != two["ti"].xcoms["execution_id"]
+
+
+def test_what_still_runs_when_its_task_was_cleared_is_canceled_first(context_of: ContextOf) -> None:
+    first, second = (run(SLEEPER, wait_for_completion=False) for _ in range(2))
+    left, new = first.execute(context_of(first)), second.execute(context_of(second, 2, clears=1))
+    client = RGridHook().client
+    assert client.get(left).status == "canceled"
+    assert not client.get(new).is_terminal
+    # and a worker of the earlier life that comes late lets the new work be
+    late = run(SLEEPER, wait_for_completion=False)
+    assert late.execute(context_of(late)) == new
+    assert client.cancel(new).attempt <= 1
 
 
 def test_a_dag_that_changed_between_tries_cancels_the_older_work(context_of: ContextOf) -> None:
@@ -176,17 +201,36 @@ def test_not_waiting_returns_the_id_at_once(context_of: ContextOf) -> None:
 
 
 def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "is_still_this_try", lambda _ti: False)
+    monkeypatch.setattr(base, "is_still_wanted", lambda _ti: False)
     operator = run(SLEEPER, wait_for_completion=False)
     execution_id = operator.execute(context_of(operator))
     operator.on_kill()
     assert RGridHook().client.wait(execution_id, timeout_seconds=30).status == "canceled"
 
 
+def test_a_users_kill_while_it_submits_cancels_what_comes_of_it(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "is_still_wanted", lambda _ti: False)
+    operator = run(SLEEPER)
+    submit = operator._submit_once
+
+    def killed_meanwhile(context: dict[str, Any]) -> Any:
+        operator.on_kill()
+        return submit(context)
+
+    monkeypatch.setattr(operator, "_submit_once", killed_meanwhile)
+    context = context_of(operator)
+    with pytest.raises(AirflowException, match="was ended while it submitted"):
+        operator.execute(context)
+    execution = RGridHook().client.wait(context["ti"].xcoms["execution_id"], timeout_seconds=30)
+    assert execution.status == "canceled"
+
+
 def test_a_stopping_worker_leaves_the_execution_running(
     context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "is_still_this_try", lambda _ti: True)
+    monkeypatch.setattr(base, "is_still_wanted", lambda _ti: True)
     operator = run(SLEEPER, wait_for_completion=False)
     execution_id = operator.execute(context_of(operator))
     operator.on_kill()
@@ -196,23 +240,83 @@ def test_a_stopping_worker_leaves_the_execution_running(
 
 
 def test_a_deferred_task_resumes_with_its_result(
-    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lines = collected(triggers, monkeypatch)
-    operator = run("import time\ntime.sleep(0.5)\nprint('line')\nprint(7)", deferrable=True)
+    script = "import time\ntime.sleep(0.5)\nprint('line')\nprint(7)"
+    # its outputs are for a worker's disk, so a worker ends the task
+    operator = run(script, deferrable=True, output_dir=str(tmp_path))
     context = context_of(operator)
-    with pytest.raises(TaskDeferred) as deferred:
-        operator.execute(context)
-    path, arguments = deferred.value.trigger.serialize()
-    assert path == "rgrid_provider.triggers.rgrid.RGridExecutionTrigger"
-    trigger = type(deferred.value.trigger)(**arguments)
-
-    async def wait() -> Any:
-        return [event async for event in trigger.run()]
-
-    (event,) = asyncio.run(wait())
+    event = fired(deferred_by(operator, context))
     assert "[stdout] line" in lines
     assert operator.execute_complete(context, event.payload) == 7
+
+
+@pytest.mark.parametrize("pushes", [True, False])
+def test_a_task_that_needs_no_worker_ends_in_the_triggerer_with_the_same_xcoms(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch, pushes: bool
+) -> None:
+    pushed: dict[str, Any] = {}
+
+    async def push(_trigger: Any, values: dict[str, Any]) -> None:
+        pushed.update(values)
+
+    monkeypatch.setattr(triggers, "push_from_trigger", push)
+    operator = run(
+        "open('out.txt', 'w').write('x')\nimport time\ntime.sleep(0.5)\nprint('{}')",
+        deferrable=True,
+        do_xcom_push=pushes,
+    )
+    context = context_of(operator)
+    assert isinstance(fired(deferred_by(operator, context)), TaskSuccessEvent)
+    result = operator.execute_complete(context, {"execution_id": context["ti"].xcoms["execution_id"]})
+    in_worker = {name: value for name, value in context["ti"].xcoms.items() if name != "execution_id"}
+    assert pushed == in_worker | ({"return_value": result} if pushes else {})
+
+
+def test_what_cannot_be_pushed_from_the_triggerer_is_left_to_a_worker(context_of: ContextOf) -> None:
+    operator = run("import time\ntime.sleep(0.5)\nprint(7)", deferrable=True)
+    context = context_of(operator)
+    # outside of a triggerer a trigger has no task instance
+    event = fired(deferred_by(operator, context))
+    assert operator.execute_complete(context, event.payload) == 7
+
+
+class Subclass(RGridRunOperator):
+    """Does more with the result than its parent."""
+
+    def execute_complete(self, context: Any, event: Any) -> Any:
+        """Twice as much."""
+        return 2 * super().execute_complete(context, event)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_dir": "out"},
+        {"outlets": [Asset("somewhere")]},
+        {"post_execute": print},
+        {"on_success_callback": print},
+        {"multiple_outputs": True},
+    ],
+)
+def test_what_only_a_worker_does_keeps_the_task_for_a_worker(options: dict[str, Any]) -> None:
+    assert run("print(1)")._ends_in_triggerer()
+    operator = run(
+        "print(1)", **{name: value for name, value in options.items() if name != "multiple_outputs"}
+    )
+    operator.multiple_outputs = options.get("multiple_outputs", False)
+    assert not operator._ends_in_triggerer()
+    assert not Subclass(task_id="task", script="print(1)")._ends_in_triggerer()
+
+
+def deferred_by(operator: Any, context: dict[str, Any]) -> Any:
+    """The trigger for which a task defers."""
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    path, _ = deferred.value.trigger.serialize()
+    assert path == "rgrid_provider.triggers.rgrid.RGridExecutionTrigger"
+    return deferred.value.trigger
 
 
 def collected(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -156,6 +156,7 @@ def test_an_upload_twice_is_taken_once(tenant: Api) -> None:
         ("/batches", {"template": {"script_content": "1"}, "items": [{}], "parallelism": 0}),
         ("/batches", {"items": []}),
         ("/executions/lookup", {"ids": ["x"] * 1001}),
+        ("/batches/lookup", {"ids": ["x"] * 1001}),
         ("/blobs/missing", {"hashes": ["xyz"]}),
         ("/blobs/missing", {"hashes": "a" * 64}),
     ],

@@ -169,6 +169,17 @@ def test_a_lookup_answers_many_at_once(tenant: Api) -> None:
     assert found["unknown"] == ["exec_unknown"]
 
 
+def test_a_lookup_answers_many_batches_at_once(tenant: Api) -> None:
+    body = {"template": {"script_content": "print(1)", "input_files": ["never.txt"]}, "items": [{}, {}]}
+    one, other = (tenant.post("/batches", body).json()["batch_id"] for _ in range(2))
+    found = tenant.post("/batches/lookup", {"ids": [other, "batch_unknown", one]}).json()
+    assert found["unknown"] == ["batch_unknown"]
+    assert [item["batch_id"] for item in found["batches"]] == [other, one]
+    for item in found["batches"]:
+        looked_at = tenant.get(f"/batches/{item['batch_id']}").json()
+        assert item == looked_at | {"eta_seconds": None}
+
+
 def test_a_lookup_tells_how_far_logs_have_come(tenant: Api) -> None:
     talks = tenant.run("print('a')\nprint('b')")["execution_id"]
     waits = tenant.submit("pass", input_files=["never.txt"])["execution_id"]

@@ -72,12 +72,7 @@ async def lookup(request: Request, body: LookupBody, who: Who) -> Response:
         newest = await services(request).logs.newest(list(by_id))
         for execution_id, found in by_id.items():
             found["log_sequence"] = newest.get(execution_id, 0)
-    return Json(
-        {
-            "executions": [by_id[one] for one in body.ids if one in by_id],
-            "unknown": [one for one in body.ids if one not in by_id],
-        }
-    )
+    return Json(views.looked_up("executions", by_id, body.ids))
 
 
 @router.get("/executions/{execution_id}", summary="Look at an execution, or wait for it")

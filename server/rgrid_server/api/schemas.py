@@ -151,6 +151,12 @@ class HashesBody(Body):
     hashes: list[Text] = Field(max_length=100_000)
 
 
+class BatchLookupBody(Body):
+    """Batches by id."""
+
+    ids: list[Text] = Field(max_length=1000)
+
+
 class LookupBody(Body):
     """Executions by id."""
 

@@ -144,6 +144,14 @@ def batch(row: Row, *, attached: bool = False) -> dict[str, Any]:
     }
 
 
+def looked_up(what: str, found: Mapping[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    """An answer to a look at many: those that there are, in the order asked, and the other ids."""
+    return {
+        what: [found[one] for one in ids if one in found],
+        "unknown": [one for one in ids if one not in found],
+    }
+
+
 def transition(event: Row, labels: Row | None, max_metadata_bytes: int) -> dict[str, Any]:
     """A transition as the feed shows it; metadata that is too long for it is None."""
     metadata = labels["user_metadata"] if labels is not None else None

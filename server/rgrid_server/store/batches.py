@@ -78,6 +78,12 @@ def get_batch(connection: Connection, tenant_id: str, batch_id: str) -> Row | No
     return _BATCH.first(connection, tenant_id=tenant_id, batch_id=batch_id)
 
 
+def lookup_batches(connection: Connection, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
+    """Rows of those of the ids that there are."""
+    query = select(batches).where(batches.c.tenant_id == tenant_id, batches.c.batch_id.in_(ids))
+    return all_rows(connection, query)
+
+
 def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> Row | None:
     """The unacknowledged batch that holds a run key."""
     query = select(batches).where(
