@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,29 @@ def test_it_does_not_see_what_stands_beside_its_workspace(bench: Bench) -> None:
 def test_it_writes_nowhere_but_into_its_own(bench: Bench, path: str) -> None:
     bench.run(f"try:\n    open({path!r}, 'w')\nexcept OSError as error:\n    print(type(error).__name__)")
     assert bench.text("out") in {"OSError\n", "PermissionError\n"}
+
+
+def test_it_connects_to_no_abstract_socket_but_its_own(bench: Bench) -> None:
+    name = f"\0of-the-machine-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(name)
+        listener.listen()
+        bench.run(
+            f"""
+            import socket
+            try:
+                socket.socket(socket.AF_UNIX).connect({name!r})
+            except OSError as error:
+                print(type(error).__name__)
+            own = socket.socket(socket.AF_UNIX)
+            own.bind('\\0of-the-script')
+            own.listen()
+            socket.socket(socket.AF_UNIX).connect('\\0of-the-script')
+            print('its own')
+            """
+        )
+    # with a network of its own it does not even find it
+    assert bench.text("out") in {"PermissionError\nits own\n", "ConnectionRefusedError\nits own\n"}
 
 
 def test_it_has_no_capability_and_gains_none(bench: Bench) -> None:

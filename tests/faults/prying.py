@@ -78,10 +78,13 @@ def seen() -> dict[str, str]:
 
 
 def head(path: str, size: int = FIRST_BYTES) -> bytes:
-    """The first bytes of a file that may be anything."""
+    """The first bytes of a file that may be anything, and comes in pieces where the kernel writes it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        return os.read(descriptor, size)
+        data = os.read(descriptor, size)
+        while data and len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
+        return data
     finally:
         os.close(descriptor)
 

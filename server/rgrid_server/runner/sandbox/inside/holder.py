@@ -45,6 +45,9 @@ PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
 PR_SET_CHILD_SUBREAPER = 36
 PIDFD_OPEN = 434
+LANDLOCK_CREATE_RULESET = 444
+LANDLOCK_RESTRICT_SELF = 446
+SCOPE_ABSTRACT_UNIX_SOCKET = 1
 PAGE_KIB = resource.getpagesize() // 1024
 SAMPLE_SECONDS = 0.05
 FIRST_SAMPLE_SECONDS = 0.01
@@ -102,6 +105,19 @@ def _set_call_filter(program: bytes) -> None:
         raise OSError(ctypes.get_errno(), "the system call filter cannot be set")
 
 
+def _keep_to_own_sockets() -> None:
+    """Let nothing here connect to abstract sockets of others (landlock(7)), where the kernel can do that.
+
+    Linux can from 6.12 on. These sockets belong to the network, and have no file that could be hidden.
+    """
+    # struct landlock_ruleset_attr: no access to files or ports is ruled on, only what is scoped
+    attributes = ctypes.create_string_buffer(struct.pack("QQQ", 0, 0, SCOPE_ABSTRACT_UNIX_SOCKET))
+    ruleset = _libc.syscall(LANDLOCK_CREATE_RULESET, attributes, 24, 0)
+    if ruleset >= 0:
+        _libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0)
+        os.close(ruleset)
+
+
 def _heed_signals() -> None:
     """Block and ignore none, whatever the runner was started with: nohup and a shell's ``&`` ignore some."""
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
@@ -153,6 +169,8 @@ class Holder:
         """Import what scripts will import, and say what came of it."""
         if order["call_filter"]:
             _set_call_filter(order["call_filter"])
+        if self.is_first_in_namespace:
+            _keep_to_own_sockets()
         before = set(sys.modules)
         probe = self.ending.probe()
         fault = self._import(order["imports"])
