@@ -51,7 +51,7 @@ def test_results_that_are_too_much_for_xcom_are_a_reference_that_loads(
 ) -> None:
     (tmp_path / "runs").mkdir()
     options = {"script": FAILS_ONCE, "inputs": ["a", "b", "c", "d"], "args": [str(tmp_path / "runs")]}
-    first = batch(**options, fail_on=fail_on, max_result_bytes=25)
+    first = batch(**options, fail_on=fail_on, max_result_bytes=20)
     if fail_on == "any":
         with pytest.raises(AirflowException):
             first.execute(context_of(first))
