@@ -23,7 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 3
 SPLIT_UP = "tests/integration"
 """Its entries may run beside each other: none shares a server with another."""
-LONG_SECONDS = {"test_runner_protocol.py": 160, "test_backup.py": 60, "same_as_local": 60}
+LONG_SECONDS = {
+    "test_runner_protocol.py": 160,
+    "test_backup.py": 60,
+    "test_package.py": 60,
+    "same_as_local": 60,
+}
 """Those of them that are suites of their own."""
 PARTS = 3
 """So many suites are the others."""
