@@ -19,8 +19,9 @@ from sqlalchemy import make_url, text
 from sqlalchemy.engine import Connection
 
 from rgrid_server.config import Settings
+from rgrid_server.domain.execution import Status
 from rgrid_server.storage import UnknownStorage, check_storage, migrate, name_of
-from rgrid_server.store import events, executions, tenants
+from rgrid_server.store import events, executions, listing, tenants
 from rgrid_server.store.database import StorageUnavailable
 from rgrid_server.store.notifications import MAX_PAYLOAD_BYTES, MAX_PENDING, Notifications
 from rgrid_server.store.postgres import PostgresDatabase, Trouble, trouble_of
@@ -368,6 +369,26 @@ def test_a_listener_whose_connection_broke_looks_at_everything_and_hears_again(
         assert "again" in second.heard
 
     asyncio.run(listening(url, work))
+
+
+# lists
+
+
+@pytest.mark.parametrize(("driver", "looked_up"), [(None, ["dag", "owner"]), ("dag", ["owner"])])
+def test_a_list_looks_its_other_filters_up_and_joins_none_of_them(
+    url: str, driver: str | None, looked_up: list[str]
+) -> None:
+    """In which order it joined them would be chosen without looking at the values, once it is prepared."""
+    query = listing._filtered("t", 50, 2**62, Status.CANCELED, {"dag": "d", "owner": "o"}, driver)
+
+    def plan_of(connection: Connection) -> str:
+        written = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+        return "\n".join(connection.exec_driver_sql(f"EXPLAIN {written}").scalars())
+
+    plan = with_database(url, lambda database: database.scan(plan_of))
+    assert "Semi Join" not in plan
+    filters = [line for line in plan.splitlines() if "Filter: " in line and "SubPlan" in line]
+    assert sum(line.count("(SubPlan ") for line in filters) == len(looked_up), plan
 
 
 # several servers

@@ -3,6 +3,10 @@
 Each filter has an index in the order of the answer. The one that matches least drives the query and the
 others are looked up for what it finds, so that a filter which matches almost nothing is quick beside one
 which matches almost everything. Two that match much and have little in common are still walked through.
+
+The lookup is a subquery for one value. PostgreSQL makes a join of an EXISTS, and chooses its order: for a
+statement that it has prepared it does so without looking at the values, and then a status that matches almost
+nothing is looked for in every entry of the metadata.
 """
 
 from __future__ import annotations
@@ -125,6 +129,7 @@ def _filtered(
 
 
 def _has_value(tenant_id: str, name: str, value: str) -> ColumnElement[bool]:
+    """Whether an execution has a value; looked up for each that the rest of the query has found."""
     other = metadata_index.alias()
     return (
         select(other.c.sequence)
@@ -134,5 +139,6 @@ def _has_value(tenant_id: str, name: str, value: str) -> ColumnElement[bool]:
             other.c.value == value,
             other.c.sequence == executions.c.sequence,
         )
-        .exists()
+        .scalar_subquery()
+        .is_not(None)
     )
