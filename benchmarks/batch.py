@@ -16,12 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rgrid import Client
 from rgrid.submissions import execution_body
+from tests.docker_daemon import DockerDaemon
 from tests.live import LiveServer
 
 TINY = """import sys
@@ -129,7 +131,9 @@ def main() -> None:
     parser.add_argument("--sandboxes", nargs="*", default=["bubblewrap", "process"])
     arguments = parser.parse_args()
     row("what", "ours", "reference", "ratio", "target")
-    with tempfile.TemporaryDirectory() as top:
+    with tempfile.TemporaryDirectory() as top, ExitStack() as stack:
+        if "docker" in arguments.sandboxes and "DOCKER_HOST" not in os.environ:
+            os.environ["DOCKER_HOST"] = stack.enter_context(DockerDaemon()).host
         firsts: dict[str, float] = {}
         for sandbox in arguments.sandboxes:
             side = Side(sandbox, Path(top) / sandbox)
@@ -171,9 +175,10 @@ def main() -> None:
                     firsts[f"{name} {sandbox}"] = over
             finally:
                 side.server.stop()
-        if {"tiny bubblewrap", "tiny process"} <= firsts.keys():
-            more = firsts["tiny bubblewrap"] - firsts["tiny process"]
-            row("bubblewrap over process", f"{more:.1f} ms", "", "", "15 ms")
+        for sandbox in arguments.sandboxes:
+            if {f"tiny {sandbox}", "tiny process"} <= firsts.keys() and sandbox != "process":
+                more = firsts[f"tiny {sandbox}"] - firsts["tiny process"]
+                row(f"{sandbox} over process", f"{more:.1f} ms", "", "", "15 ms")
 
 
 def children_ms() -> float:
