@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from threading import Thread
 from typing import Any
 
 from airflow.providers.common.compat.sdk import (
@@ -47,6 +48,7 @@ __all__ = [
     "TriggerEvent",
     "XCom",
     "base_url",
+    "beside_signal",
     "conf",
     "default_deferrable",
     "is_deferral_timed_out",
@@ -62,6 +64,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+HANDLER_SECONDS = 1.0
+"""So long a signal's handler waits for what it has begun; Airflow 3 kills the task five seconds after."""
+
 
 def base_url() -> str:
     """Where Airflow's own pages are, without a slash at the end."""
@@ -72,6 +77,18 @@ def base_url() -> str:
 def default_deferrable() -> bool:
     """Whether operators defer where the DAG does not say."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+
+
+def beside_signal(work: Callable[[], None]) -> None:
+    """Do work that asks Airflow, called from a signal's handler.
+
+    The signal may have come while the task itself was asking, and held what only one can hold. So the work
+    has a thread of its own. On 3.x the task goes on after the handler, for seconds until it is killed, and
+    the work with it; on 2.11 the handler ends the task, and the work has to be done before.
+    """
+    thread = Thread(target=work, name="on-kill")
+    thread.start()
+    thread.join(HANDLER_SECONDS if AIRFLOW_V_3_0_PLUS else None)
 
 
 def is_still_wanted(task_instance: Any) -> bool:

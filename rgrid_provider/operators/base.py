@@ -14,6 +14,7 @@ from rgrid.submissions import REGISTRY_AUTH, execution_body
 from rgrid_provider._compat import (
     AirflowException,
     BaseOperator,
+    beside_signal,
     default_deferrable,
     is_deferral_timed_out,
     is_still_wanted,
@@ -172,16 +173,20 @@ class GridOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel the work when a user ended the task; leave it when only the worker stops."""
-        if self._work_id is None:
-            # what is being submitted just now is looked after when its id is known
-            self._was_ended = self._task_instance is not None and not is_still_wanted(self._task_instance)
-            return
+        if self._task_instance is not None:
+            beside_signal(self._decide_end)
+
+    def _decide_end(self) -> None:
         if is_still_wanted(self._task_instance):
-            self.log.info("the worker stops; %s goes on, and the next try attaches to it", self._work_id)
+            what = self._work_id or "what it submits"
+            self.log.info("the worker stops; %s goes on, and the next try attaches to it", what)
             return
-        self.log.info("the task was ended; canceling %s", self._work_id)
-        # a hook of its own: the signal may have come in the middle of the other's request
-        self._cancel(RGridHook(self.rgrid_conn_id).client, self._work_id)
+        # what is being submitted just now is looked after when its id is known
+        self._was_ended = True
+        if self._work_id is not None:
+            self.log.info("the task was ended; canceling %s", self._work_id)
+            # a hook of its own: the signal may have come in the middle of the other's request
+            self._cancel(RGridHook(self.rgrid_conn_id).client, self._work_id)
 
     def _cancel(self, client: Client, work_id: str) -> None:
         raise TypeError("an operator says how its work is ended")

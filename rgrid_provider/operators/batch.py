@@ -102,6 +102,8 @@ class RGridBatchOperator(GridOperator):
             batch = self._watch(batch)
         except AirflowTaskTimeout:
             self.hook.client.cancel_batch(batch.batch_id)
+            # 3.x says on_kill next, which has nothing to decide any more
+            self._task_instance = None
             raise
         return self._take(context, batch)
 

@@ -104,6 +104,8 @@ class RGridRunOperator(GridOperator):
             execution = self.hook.client.wait(execution.execution_id)
         except AirflowTaskTimeout:
             self.hook.client.cancel(execution.execution_id)
+            # 3.x says on_kill next, which has nothing to decide any more
+            self._task_instance = None
             raise
         return self._take(context, execution)
 

@@ -169,6 +169,7 @@ class Run:
 
     def worker(self) -> tuple[int, int]:
         """The process of its task, and the one above that watches over it."""
+        self.until(lambda: self.task().get("pid"), "its process is known")
         pid = int(self.task()["pid"])
         return pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
