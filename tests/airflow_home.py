@@ -54,7 +54,6 @@ class AirflowHome:
         server: what ``rgrid_default`` names; no connection when None.
         fab: Airflow 3 with the FAB auth manager instead of the simple one.
         python: an environment's that has Airflow; by default this checkout's for the major.
-        database_url: where its database is; a SQLite of its own when None.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class AirflowHome:
         *,
         fab: bool = False,
         python: Path | None = None,
-        database_url: str | None = None,
     ) -> None:
         self.major = major
         self.home = home
@@ -78,16 +76,14 @@ class AirflowHome:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._sessions: set[int] = set()
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "RGRID_", "_AIRFLOW"))}
-        # 2.11 runs one task at a time on SQLite
-        executor = "LocalExecutor" if major == 3 or database_url else "SequentialExecutor"
         self.env = {
             **clean,
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
-            "AIRFLOW__CORE__EXECUTOR": executor,
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor" if major == 3 else "SequentialExecutor",
             "AIRFLOW__CORE__FERNET_KEY": "",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url or f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
             "AIRFLOW__SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "5",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",

@@ -394,15 +394,18 @@ def world(postgres: PostgresCluster, tmp_path_factory: pytest.TempPathFactory) -
         url = postgres.create_database().replace("postgresql://", "postgresql+psycopg2://")
         with (
             Proxy(lambda: (str(there.hostname), int(there.port or 0))) as proxy,
-            AirflowHome(MAJOR, tmp_path_factory.mktemp("airflow"), server, database_url=url) as home,
+            AirflowHome(MAJOR, tmp_path_factory.mktemp("airflow"), server) as home,
             Client(server.url, server.api_key) as client,
         ):
             home.env |= {f"AIRFLOW__{name}": value for name, value in QUICK_TO_NOTICE.items()}
+            # many at a time, on both majors
+            home.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = url
+            home.env["AIRFLOW__CORE__EXECUTOR"] = "LocalExecutor"
             home.env["RGRID_FAULTS_PLACE"] = str(place)
             home.env["AIRFLOW_CONN_RGRID_FAR"] = json.dumps(
                 {"conn_type": "rgrid", "host": proxy.url, "password": server.api_key}
             )
-            shutil.copy(ROOT / "tests" / "airflow" / "dags" / "faults.py", home.dags)
+            shutil.copy(ROOT / "tests" / "airflow" / "fault_dags" / "faults.py", home.dags)
             home.migrate()
             if MAJOR == 2:
                 home.add_user(USER, "Admin")
