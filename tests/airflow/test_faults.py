@@ -168,7 +168,7 @@ class Run:
         return self
 
     def is_followed(self, try_number: int) -> bool:
-        """Whether what the script printed before it waits is in a try's log: a worker or a trigger is at it."""
+        """Whether a worker or a trigger is at it: what the script printed before it waits is in the log."""
         kept = self.world.home.home / "logs" / f"dag_id={self.dag_id}" / f"run_id={self.run_id}"
         return any(b"line 2" in file.read_bytes() for file in kept.rglob(f"attempt={try_number}.log*"))
 
