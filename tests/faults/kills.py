@@ -15,18 +15,20 @@ from tests.postgres import PostgresCluster
 KILLS = 12 if IS_SOAK else 4
 
 
-def disturb(grid: Grid, load: Load, seed: int, victims: Mapping[str, Callable[[], None]]) -> None:
+def disturb(
+    grid: Grid, load: Load, seed: int, victims: Mapping[str, Callable[[], None]], kills: int = KILLS
+) -> None:
     """Kill one or two of the victims at each of some random moments, and check everything at the end."""
     chance = random.Random(f"kills {seed}")
     # by progress, not by time: on a slow machine they come as often
-    for number, moment in enumerate(sorted(chance.sample(range(1, EXECUTIONS), KILLS))):
+    for number, moment in enumerate(sorted(chance.sample(range(1, EXECUTIONS), kills))):
         load.wait_until_begun(moment)
         # each of them has its turn, alone or with another one
         names = sorted(victims)
         for name in {names[number % len(names)], chance.choice(names)}:
             victims[name]()
     history, _ = grid.finish(load)
-    assert len(history.disruptions) >= KILLS // 2
+    assert len(history.disruptions) >= kills // 2
 
 
 def of_database(grid: Grid, cluster: PostgresCluster, seed: int) -> dict[str, Callable[[], None]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.grid import Grid
-from tests.faults.kills import disturb, of_database
+from tests.faults.kills import KILLS, disturb, of_database
 from tests.faults.scale import EXECUTIONS, IS_SOAK, ROUNDS, seed_of
 from tests.postgres import PostgresCluster, postgres_programs
 
@@ -33,9 +33,12 @@ def test_several_servers_on_one_database_are_one_whichever_of_them_is_killed(
     ):
         # every key comes to all of them in the same moment
         load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5, canceled=CANCELED, at_once=SERVERS)
-        victims = {
+        victims: dict[str, Callable[[], None]] = {
             "one": lambda: grid.kill_servers(chance.sample(grid.servers, 1)),
             "all but one": lambda: grid.kill_servers(chance.sample(grid.servers, SERVERS - 1)),
             "runner": lambda: grid.kill_runner(chance.choice(grid.servers)),
         }
-        disturb(grid, load, seed, {**victims, **(of_database(grid, cluster, seed) if IS_SOAK else {})})
+        if IS_SOAK:
+            victims |= of_database(grid, cluster, seed)
+        # each has its turn
+        disturb(grid, load, seed, victims, kills=KILLS if IS_SOAK else len(victims))
