@@ -20,7 +20,7 @@ from rgrid_server.api.submissions import execution_submission
 from rgrid_server.api.traces import submitting
 from rgrid_server.api.urls import download_url, upload_url
 from rgrid_server.domain.apikeys import Scope
-from rgrid_server.domain.execution import Status
+from rgrid_server.domain.execution import TERMINAL, Status
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Invalid
 from rgrid_server.store.database import MAX_POSITION, Row
@@ -145,7 +145,7 @@ async def page(
 async def execution_answer(request: Request, row: Row, *, attached: bool = False) -> dict[str, Any]:
     """An execution with the URLs that belong to its state."""
     downloads: dict[str, str] = {}
-    if Status(row["status"]).is_terminal and row["attempt"]:
+    if row["status"] in TERMINAL and row["attempt"]:
         outputs = await services(request).files.outputs(row["execution_id"])
         downloads = {
             item["filename"]: download_url(request, item["artifact_id"], item["filename"]) for item in outputs

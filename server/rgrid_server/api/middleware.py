@@ -40,7 +40,12 @@ def begin_request(scope: Scope) -> bytes:
 
 def header_of(scope: Scope, wanted: bytes) -> bytes | None:
     """A header's first value by its name in lower case: all that a hot call needs of Starlette's Headers."""
-    return next((value for name, value in scope["headers"] if name == wanted), None)
+    # a loop: a generator would take as long as the whole search
+    for name, value in scope["headers"]:
+        if name == wanted:
+            found: bytes = value
+            return found
+    return None
 
 
 class RequestIds:

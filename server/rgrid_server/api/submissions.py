@@ -38,8 +38,7 @@ async def execution_submission(
     Raises:
         Invalid: its runtime is not offered, a name stands twice, or a reference names nothing.
     """
-    template = await template_submission(tenant_id, body, executions, secrets)
-    inputs: dict[str, str | None] = dict(template.inputs)
+    inputs: dict[str, str | None] = dict(body.inputs)
     inputs |= await _resolved(tenant_id, body.cached_input_refs, files)
     twice = sorted({name for name in body.input_files if body.input_files.count(name) > 1})
     if twice:
@@ -62,8 +61,11 @@ async def execution_submission(
         )
     for name in body.input_files:
         inputs.setdefault(name, None)
-    return replace(
-        template,
+    return await template_submission(
+        tenant_id,
+        body,
+        executions,
+        secrets,
         inputs=inputs,
         run_key=body.run_key,
         batch_id=body.batch_id,
@@ -72,9 +74,17 @@ async def execution_submission(
 
 
 async def template_submission(
-    tenant_id: str, body: SubmitTemplate, executions: Executions, secrets: Secrets
+    tenant_id: str,
+    body: SubmitTemplate,
+    executions: Executions,
+    secrets: Secrets,
+    *,
+    inputs: Mapping[str, str | None] | None = None,
+    run_key: str | None = None,
+    batch_id: str | None = None,
+    trace_parent: str | None = None,
 ) -> Submission:
-    """What a body asks for, beside files that are still to come."""
+    """What a body asks for; ``inputs`` in place of its own where files are still to come."""
     chosen = await executions.choose(body.runtime, body.requirements_content or None)
     return Submission(
         script_content=body.script_content,
@@ -83,7 +93,7 @@ async def template_submission(
         requirements_content=chosen.requirements,
         args=tuple(body.args),
         env_vars=body.env_vars,
-        inputs=dict(body.inputs),
+        inputs=dict(body.inputs) if inputs is None else inputs,
         outputs=tuple(body.outputs) if body.outputs is not None else None,
         timeout_seconds=body.timeout_seconds,
         cpus_milli=round(body.cpus * 1000),
@@ -93,6 +103,9 @@ async def template_submission(
         retry_policy=None if body.retry_policy is None else _policy(body.retry_policy),
         cache=body.cache,
         secrets=await secrets.references(tenant_id, body.secrets),
+        run_key=run_key,
+        batch_id=batch_id,
+        trace_parent=trace_parent,
     )
 
 

@@ -13,7 +13,7 @@ import orjson
 from rgrid_server.billing.costs import Statement
 from rgrid_server.domain.attempts import LogEntry, LogFlags, Stream
 from rgrid_server.domain.batch import Counts, batch_status
-from rgrid_server.domain.execution import Status
+from rgrid_server.domain.execution import TERMINAL, Status
 from rgrid_server.domain.money import display_euros, nanos_to_micros
 from rgrid_server.scheduler.files import place_of
 from rgrid_server.store.database import Row
@@ -301,9 +301,9 @@ def key(row: Row) -> dict[str, Any]:
 
 def missing_inputs(row: Row) -> Iterable[str]:
     """Names of files that an execution still waits for."""
-    if Status(row["status"]).is_terminal:
+    if not row["inputs"] or row["status"] in TERMINAL:
         return ()
-    return (name for name, sha256 in row["inputs"].items() if sha256 is None)
+    return [name for name, sha256 in row["inputs"].items() if sha256 is None]
 
 
 def _last_line(tail: bytes | None, *, is_cut: bool) -> dict[str, str | bool | None]:
@@ -317,7 +317,7 @@ def _last_line(tail: bytes | None, *, is_cut: bool) -> dict[str, str | bool | No
 
 
 def _cost_micros(row: Row) -> int | None:
-    if not Status(row["status"]).is_terminal:
+    if row["status"] not in TERMINAL:
         return None
     return nanos_to_micros(row["charge_nanos"])
 

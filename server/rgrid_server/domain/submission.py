@@ -100,9 +100,12 @@ def find_item_problems(submission: Submission, limits: Limits) -> list[Problem]:
     ]
 
 
+_CACHINGS = frozenset(Caching)
+
+
 def _cache_problems(submission: Submission) -> list[Problem]:
     cache = submission.cache
-    if cache not in set(Caching):
+    if cache not in _CACHINGS:
         return [Problem(("cache",), f"cache is {_shown(cache)}; it is one of {', '.join(Caching)}")]
     if cache != Caching.OFF and submission.secrets:
         message = (

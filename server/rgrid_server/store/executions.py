@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Integer, String, bindparam, insert, literal_column, select, update
@@ -21,6 +22,7 @@ from rgrid_server.store.tables import batches, events, executions, metadata_inde
 
 MAX_INDEXED_CHARS = 256
 STATE_FIELDS = tuple(field.name for field in fields(State))
+_STATE_VALUES = attrgetter(*STATE_FIELDS)
 
 _WITH_SPECIFICATION = select(
     executions,
@@ -179,8 +181,11 @@ def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewE
             for item in new
         ],
     )
+    by_id = {item.specification_id: item.submission for item in new}
+    wires = {one: submission.specification.wire() for one, submission in by_id.items()}
     for row, item in zip(rows, new, strict=True):
-        row.update(_DEFAULTS, **item.submission.specification.wire())
+        row.update(_DEFAULTS)
+        row.update(wires[item.specification_id])
     return list(rows)
 
 
@@ -365,7 +370,7 @@ def new_row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
     state = item.state
     return (
         _UNSET
-        | {name: getattr(state, name) for name in STATE_FIELDS}
+        | dict(zip(STATE_FIELDS, _STATE_VALUES(state), strict=True))
         | {
             "status": state.status.value,
             "retry_policy": None if state.retry_policy is None else state.retry_policy.to_wire(),

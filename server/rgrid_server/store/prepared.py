@@ -139,6 +139,9 @@ class _Compiled:
         self._names = tuple(compiled.positiontup or compiled.bind_names.values())
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
         self._binders: dict[str, Callable[[Any], Any]] = dict(compiled._bind_processors)  # type: ignore[arg-type]
+        self._placed_binders = tuple(
+            (place, self._binders[name]) for place, name in enumerate(self._names) if name in self._binders
+        )
         self._columns = tuple(column.keyname for column in compiled._result_columns)
         self._readers = tuple(
             (index, reader)
@@ -217,14 +220,11 @@ class _Compiled:
 
     def _bound(self, parameters: Mapping[str, object]) -> Any:
         values = {**self._fixed, **parameters} if self._fixed else parameters
-        binders = self._binders
-        if not self._is_positional:
-            return {
-                name: binders[name](values[name]) if name in binders else values[name] for name in self._names
-            }
-        return tuple(
-            [binders[name](values[name]) if name in binders else values[name] for name in self._names]
-        )
+        bound = [values[name] for name in self._names]
+        # few have a conversion
+        for place, binder in self._placed_binders:
+            bound[place] = binder(bound[place])
+        return bound if self._is_positional else dict(zip(self._names, bound, strict=True))
 
     def _wrapped(self, connection: Connection, cursor: DBAPICursor, error: Exception) -> Exception:
         is_lost = self.dialect.is_disconnect(error, connection.connection, cursor)  # type: ignore[arg-type]
