@@ -93,7 +93,7 @@ def suites() -> list[Suite]:
         Suite("contract", ".venv", ["tests/contract"], 210),
         Suite("airflow3", ".venv-airflow3", ["tests/airflow"], 300),
         Suite("airflow2", ".venv-airflow2", ["tests/airflow"], 290),
-        Suite("faults", ".venv", ["tests/faults"], 320),
+        Suite("faults", ".venv", ["tests/faults"], 400),
         Suite("browser", ".venv", ["tests/browser"], 120),
     ]
 
