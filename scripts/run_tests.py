@@ -1,7 +1,8 @@
 """Run every test in the environment that it belongs to, and sum them up in the last line.
 
-Two lanes run beside each other: what is mostly one process computing, and what is many processes waiting
-for each other (Airflow, faults, a browser). Under RGRID_TEST_REQUIRE=all a skipped test is a failure.
+The tests are cut into suites, which a few workers take from a queue, the longest first: most of them wait for
+processes half of their time, so that three fill two cores. A suite's output is printed whole when it has
+ended. Under RGRID_TEST_REQUIRE=all a skipped test is a failure.
 """
 
 from __future__ import annotations
@@ -11,34 +12,48 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MAIN_TESTS = ("tests/unit", "tests/contract", "tests/integration")
-AIRFLOW_TESTS = ("tests/airflow",)
+WORKERS = 3
+SPLIT_UP = "tests/integration"
+"""Its entries may run beside each other: none shares a server with another."""
+LONG_SECONDS = {"test_runner_protocol.py": 160, "test_backup.py": 60, "same_as_local": 60}
+"""Those of them that are suites of their own."""
+PARTS = 3
+"""So many suites are the others."""
 
 
 @dataclass
 class Suite:
-    """Tests of one environment."""
+    """Tests of one environment that run one after another.
+
+    Attributes:
+        seconds: about how long they take, by which they are ordered; nothing else depends on it.
+    """
 
     name: str
     environment: str
     paths: Sequence[str]
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    code: int = 0
+    seconds: int
+    passed: int = field(default=0, init=False)
+    failed: int = field(default=0, init=False)
+    skipped: int = field(default=0, init=False)
+    took_seconds: float = field(default=0.0, init=False)
 
-    def run(self, directory: Path, arguments: Sequence[str], output: int | None) -> None:
+    def run(self, directory: Path, arguments: Sequence[str]) -> None:
         """Run them, and count."""
-        report = directory / f"{self.name}.xml"
+        report, begun = directory / f"{self.name}.xml", time.monotonic()
         command = [str(ROOT / self.environment / "bin" / "python"), "-m", "pytest", f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", *arguments, *self.paths]
-        self.code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, check=False).returncode
+        with (directory / f"{self.name}.txt").open("wb") as output:
+            code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, check=False).returncode
+        self.took_seconds = time.monotonic() - begun
         if not report.exists():
             self.failed += 1
             return
@@ -47,49 +62,70 @@ class Suite:
             self.failed += counts["failures"] + counts["errors"]
             self.skipped += counts["skipped"]
             self.passed += counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"]
-        if self.code not in {0, 1} and not self.failed:
+        if code not in {0, 1} and not self.failed:
             self.failed += 1
+
+
+def suites() -> list[Suite]:
+    """All of them; whatever stands in a directory of tests is in one."""
+    integration = [path.name for path in sorted((ROOT / SPLIT_UP).iterdir()) if _has_tests(path)]
+    rest = [name for name in integration if name not in LONG_SECONDS]
+    return [
+        *[
+            Suite(name.removesuffix(".py"), ".venv", [f"{SPLIT_UP}/{name}"], seconds)
+            for name, seconds in LONG_SECONDS.items()
+        ],
+        *[
+            Suite(
+                f"integration-{part + 1}",
+                ".venv",
+                [f"{SPLIT_UP}/{name}" for name in rest[part::PARTS]],
+                150,
+            )
+            for part in range(PARTS)
+        ],
+        Suite("unit", ".venv", ["tests/unit"], 60),
+        Suite("contract", ".venv", ["tests/contract"], 210),
+        Suite("airflow3", ".venv-airflow3", ["tests/airflow"], 300),
+        Suite("airflow2", ".venv-airflow2", ["tests/airflow"], 290),
+        Suite("faults", ".venv", ["tests/faults"], 320),
+        Suite("browser", ".venv", ["tests/browser"], 120),
+    ]
+
+
+def _has_tests(path: Path) -> bool:
+    return path.name.startswith("test_") or (path.is_dir() and any(path.glob("test_*.py")))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run all suites; returns the exit code."""
-    lanes = [
-        [Suite("main", ".venv", MAIN_TESTS)],
-        [
-            Suite("airflow3", ".venv-airflow3", AIRFLOW_TESTS),
-            Suite("airflow2", ".venv-airflow2", AIRFLOW_TESTS),
-            Suite("faults", ".venv", ["tests/faults"]),
-            Suite("browser", ".venv", ["tests/browser"]),
-        ],
-    ]
+    wanted = sorted(suites(), key=lambda suite: -suite.seconds)
+    printing = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="rgrid-tests-") as name:
         directory = Path(name)
-        beside = threading.Thread(target=_run_quietly, args=(lanes[1], directory, arguments))
-        beside.start()
-        for suite in lanes[0]:
-            suite.run(directory, arguments, None)
-        beside.join()
-        for suite in lanes[1]:
-            print(f"\n--- {suite.name} ---", flush=True)
-            print((directory / f"{suite.name}.txt").read_text(errors="replace"), flush=True)
-    suites = [suite for lane in lanes for suite in lane]
+
+        def run(suite: Suite) -> None:
+            suite.run(directory, arguments)
+            with printing:
+                print(f"\n--- {suite.name}: {suite.took_seconds:.0f} s ---", flush=True)
+                print((directory / f"{suite.name}.txt").read_text(errors="replace"), flush=True)
+
+        with ThreadPoolExecutor(WORKERS) as workers:
+            list(workers.map(run, wanted))
     passed, failed, skipped = (
-        sum(getattr(suite, word) for suite in suites) for word in ("passed", "failed", "skipped")
+        sum(getattr(suite, word) for suite in wanted) for word in ("passed", "failed", "skipped")
     )
-    nothing_ran = any(suite.passed + suite.failed + suite.skipped == 0 for suite in suites)
+    idle = [suite.name for suite in wanted if suite.passed + suite.failed + suite.skipped == 0]
     skips_fail = skipped > 0 and os.environ.get("RGRID_TEST_REQUIRE") == "all"
-    if nothing_ran:
-        print("a suite has run no test at all")
+    if idle:
+        print(f"no test was run in: {', '.join(idle)}")
     if skips_fail:
         print("RGRID_TEST_REQUIRE=all allows no skip")
+    bad = [suite.name for suite in wanted if suite.failed]
+    if bad:
+        print(f"failures in: {', '.join(bad)}")
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
-    return int(bool(failed) or nothing_ran or skips_fail)
-
-
-def _run_quietly(suites: Sequence[Suite], directory: Path, arguments: Sequence[str]) -> None:
-    for suite in suites:
-        with (directory / f"{suite.name}.txt").open("wb") as output:
-            suite.run(directory, arguments, output.fileno())
+    return int(bool(failed) or bool(idle) or skips_fail)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import json
-import os
-import signal
 import sys
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +21,7 @@ from rgrid_server.errors import ServiceError
 from rgrid_server.observability.logs import configure_logging
 from rgrid_server.observability.tracing import TracingUnavailable
 from rgrid_server.presets import load_presets
-from rgrid_server.serve import ADDRESS_FILE, PID_FILE, CannotStart, serve
+from rgrid_server.running import CannotStart, NotRunning, is_running, status_of, stop
 from rgrid_server.storage import (
     UnknownStorage,
     check_storage,
@@ -73,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[Settings, argparse.Namespace], int] = arguments.command
     try:
         return command(settings, arguments)
-    except (CannotStart, StorageError, ServiceError, TracingUnavailable, Refusal) as error:
+    except (CannotStart, NotRunning, StorageError, ServiceError, TracingUnavailable, Refusal) as error:
         print(f"rgrid server: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -201,34 +196,20 @@ def _check(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:
+    from rgrid_server.serve import serve
+
     return serve(settings)
 
 
 def _status(settings: Settings, _arguments: argparse.Namespace) -> int:
-    url = _address(settings.data_dir)
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310 - our own file says http
-            health = json.load(answer)
-    except (OSError, ValueError):
-        raise Refusal(f"the server of {settings.data_dir} does not answer at {url}") from None
-    print(f"{url} {health['status']}, version {health['version']}")
+    print(status_of(settings.data_dir))
     return 0
 
 
 def _stop(settings: Settings, _arguments: argparse.Namespace) -> int:
-    _address(settings.data_dir)
-    try:
-        pid = int((settings.data_dir / PID_FILE).read_text())
-    except (OSError, ValueError):
-        raise Refusal(f"no server runs on {settings.data_dir}") from None
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    for _ in range(600):
-        if not (settings.data_dir / PID_FILE).exists():
-            print("stopped")
-            return 0
-        time.sleep(0.05)
-    raise Refusal(f"the server {pid} has not stopped within 30 s")
+    stop(settings.data_dir)
+    print("stopped")
+    return 0
 
 
 def _migrate(settings: Settings, _arguments: argparse.Namespace) -> int:
@@ -285,7 +266,7 @@ def _secrets(settings: Settings, arguments: argparse.Namespace) -> int:
     _existing_database(settings)
     own_file = settings.data_dir / secretkeys.KEYS_FILE if settings.secret_keys is None else None
     if own_file is not None:
-        if (settings.data_dir / PID_FILE).exists():
+        if is_running(settings.data_dir):
             raise Refusal(
                 "a server runs on this data directory; stop it first, for it keeps its keys in memory"
             )
@@ -371,10 +352,3 @@ async def _manage_keys(tenancy: Tenancy, arguments: argparse.Namespace) -> int:
 def _existing_database(settings: Settings) -> None:
     if not has_data(settings):
         raise Refusal(f"there are no data in {settings.data_dir}; give the server's --data-dir")
-
-
-def _address(data_dir: Path) -> str:
-    try:
-        return (data_dir / ADDRESS_FILE).read_text().strip()
-    except OSError:
-        raise Refusal(f"no server runs on {data_dir}") from None

@@ -27,29 +27,22 @@ from rgrid_server.app import ServerState, make_asgi, open_server
 from rgrid_server.config import Settings
 from rgrid_server.corked import CorkedProtocol
 from rgrid_server.engines.local import LocalEngine
+from rgrid_server.running import ADDRESS_FILE, LOCK_FILE, METRICS_ADDRESS_FILE, PID_FILE, CannotStart
 from rgrid_server.storage import make_data_directory
 
 log = logging.getLogger(__name__)
 
-ADDRESS_FILE = "address"
-METRICS_ADDRESS_FILE = "metrics-address"
-PID_FILE = "server.pid"
-LOCK_FILE = "server.lock"
 SHUTDOWN_SECONDS = 10.0
 CANCELING_SECONDS = 1
 """So long those have to end that were not done when the server was to stop."""
 GARBAGE_THRESHOLD = 5_000
 
 
-class CannotStart(Exception):
-    """The server cannot start; the message says why and what to do."""
-
-
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
     Raises:
-        CannotStart: the port or the data directory is in use.
+        rgrid_server.running.CannotStart: the port or the data directory is in use.
         rgrid_server.store.database.StorageError: the data cannot be used.
     """
     settings = settings.model_copy(update={"data_dir": settings.data_dir.expanduser().resolve()})

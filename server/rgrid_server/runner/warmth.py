@@ -14,6 +14,8 @@ NEVER_EARLY = frozenset(
     {"__future__", "__main__", "antigravity", "sitecustomize", "usercustomize", "idlelib"}
 )
 """These do something when they are imported, or are something else in each script."""
+WATCHING = (b"addaudithook", b"setprofile", b"settrace", b"monitoring", b"Profile")
+"""Where one of these stands in a script, it may watch its interpreter to the end."""
 _SOURCES_KEPT = 256
 
 
@@ -28,14 +30,14 @@ def find_warmth(
         variables: what every run of its environment has.
         packages: the top-level modules that its environment has beside the standard library.
     """
-    statements, cold_reason, collects = _read(source)
+    statements, cold_reason, watches = _read(source)
     beside = frozenset(name.partition("/")[0].partition(".")[0] for name in names)
     return Warmth(
         imports=tuple(_leading(statements, packages | sys.stdlib_module_names, beside)),
         variables=dict(variables),
         names=beside,
         cold_reason=cold_reason,
-        collects=collects,
+        watches=watches,
     )
 
 
@@ -52,7 +54,8 @@ def _leading(
 
 @lru_cache(_SOURCES_KEPT)
 def _read(source: bytes) -> tuple[tuple[ImportStatement, ...], str | None, bool]:
-    """A script's first imports, why it cannot start warm, if so, and whether it imports gc."""
+    """A script's first imports, why it cannot start warm, if so, and whether it watches the
+    interpreter itself."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -60,7 +63,7 @@ def _read(source: bytes) -> tuple[tuple[ImportStatement, ...], str | None, bool]
         return (), None, False
     statements = tuple(_first_imports(tree))
     reason = "it calls hash(), and warm starts share a seed" if _asks_for_hashes(tree) else None
-    return statements, reason, _imports_gc(tree)
+    return statements, reason, _imports_gc(tree) or any(word in source for word in WATCHING)
 
 
 def _first_imports(tree: ast.Module) -> Iterator[ImportStatement]:

@@ -35,7 +35,7 @@ INPUTS = {
     "package/data.txt": b"resource\n",
 }
 OWN_INPUTS = {"import_beside_shadows": {"random.py": b"MINE = 'not the library'\n"}}
-VARIANTS = [(sandbox, start) for sandbox in ("process", "bubblewrap") for start in ("warm", "cold")]
+VARIANTS = [(sandbox, start) for sandbox in ("process", "bubblewrap", "docker") for start in ("warm", "cold")]
 WAIT_SECONDS = 600.0
 
 ADDRESSES = re.compile(rb"0x[0-9a-f]+")
@@ -170,15 +170,20 @@ def _files(directory: Path, before: dict[str, bytes]) -> dict[str, tuple[bytes, 
 
 @pytest.fixture(scope="module")
 def servers(
-    tmp_path_factory: pytest.TempPathFactory, require: Callable[[bool, str], None]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    require: Callable[[bool, str], None],
 ) -> Iterator[Callable[[str], LiveServer]]:
     started: dict[str, LiveServer] = {}
 
     def get(sandbox: str) -> LiveServer:
-        require(sandbox == "process" or bubblewrap.why_not() is None, f"{sandbox} ({bubblewrap.why_not()})")
+        require(
+            sandbox != "bubblewrap" or bubblewrap.why_not() is None, f"{sandbox} ({bubblewrap.why_not()})"
+        )
         if sandbox not in started:
             directory = tmp_path_factory.mktemp(sandbox)
-            server = LiveServer(directory, options=["--sandbox", sandbox, "--slots", "2"]).start()
+            env = {"DOCKER_HOST": request.getfixturevalue("own_docker")} if sandbox == "docker" else {}
+            server = LiveServer(directory, options=["--sandbox", sandbox, "--slots", "2"], env=env).start()
             started[sandbox] = server.wait_for_runner()
         return started[sandbox]
 

@@ -97,11 +97,17 @@ def test_a_class_may_say_what_its_hash_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["import gc", "def f():\n    from gc import collect", "import os, gc as g"]
+    "source",
+    [
+        "import gc",
+        "def f():\n    from gc import collect",
+        "import os, gc as g",
+        "import sys\nsys.setprofile(print)",
+    ],
 )
-def test_a_script_that_looks_at_garbage_collection_is_told_apart(source: str) -> None:
-    assert find_warmth(source.encode(), ["script.py"], {}, PACKAGES).collects
-    assert not find_warmth(b"import os", ["script.py"], {}, PACKAGES).collects
+def test_a_script_that_watches_its_interpreter_is_told_apart(source: str) -> None:
+    assert find_warmth(source.encode(), ["script.py"], {}, PACKAGES).watches
+    assert not find_warmth(b"import os", ["script.py"], {}, PACKAGES).watches
 
 
 def test_an_import_says_which_package_it_is_of() -> None:

@@ -44,14 +44,15 @@ class Warmth:
         variables: the environment variables that every run of this environment has.
         names: the top-level names beside the script, which it finds before modules of these names.
         cold_reason: why it has to start cold all the same; None where it need not.
-        collects: whether it looks at garbage collection, and so is to find every object there.
+        watches: whether it looks at how its interpreter collects garbage or calls functions, and so is to
+            find there what a fresh one has.
     """
 
     imports: tuple[ImportStatement, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     cold_reason: str | None = None
-    collects: bool = False
+    watches: bool = False
 
 
 NOT_PYTHON = Warmth(cold_reason="it is no Python script")

@@ -284,7 +284,7 @@ class _HeldRun:
             "grace_ms": command.grace_ms,
             "max_file_bytes": command.max_file_bytes,
             "max_processes": 0,
-            "collects": command.warmth.collects,
+            "watches": command.warmth.watches,
         }
         await holder.send({"run": run}, [stdout_fd, stderr_fd])
 

@@ -31,6 +31,7 @@ import sys
 import time
 
 import _socket
+import ending  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Holder:
         self.is_script = False
         self.is_first_in_namespace = os.getpid() == 1
         self.loaded: set[str] = set()
+        self.ending = ending.Ending()
         self.cleared: dict[str, set[str]] = {}
         if self.is_first_in_namespace:
             for place in CLEARED:
@@ -152,11 +154,14 @@ class Holder:
         if order["call_filter"]:
             _set_call_filter(order["call_filter"])
         before = set(sys.modules)
+        probe = self.ending.probe()
         fault = self._import(order["imports"])
+        self.ending.heed(probe)
         if fault is not None:
             send(self.channel, fault)
             os._exit(0)
         self.loaded = set(sys.modules)
+        self.ending.note_loaded(self.loaded)
         gc.collect()
         # shared pages stay shared for as long as no collection writes to them: the one at a script's end
         # would copy all that pandas is made of, which takes longer than most scripts
@@ -373,14 +378,16 @@ class Run:
         for name in set(sys.modules) - self.holder.loaded:
             # os.wait4() loads one
             del sys.modules[name]
-        if self.command["collects"]:
+        if self.command["watches"]:
             gc.unfreeze()
+            self.holder.ending.forbid()
         else:
             # the script's own objects are to be collected at its end, with the module that they hang on
             main = type(sys)("__main__")
             main.__dict__.clear()
             main.__dict__.update(sys.modules["__main__"].__dict__)
             sys.modules["__main__"] = main
+            self.holder.ending.allow()
         _start_anew()
 
     def _watch(self, deadline: float) -> bool:

@@ -1,0 +1,4 @@
+import sys
+
+sys.last_type = ValueError
+raise SystemExit(5)
