@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -12,6 +11,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from rgrid.exceptions import ConfigurationError, ResponseInvalid
 from rgrid.patience import PASSING
+
+try:
+    import fcntl
+except ImportError:  # a system without locks on files, where nothing stays for the next call
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from rgrid.files import Progress
@@ -41,7 +45,8 @@ class AtomicFile:
         self._sha256 = sha256
         self._mode = mode
         self._size_bytes = size_bytes
-        self._stays = bool(sha256) and size_bytes is not None and size_bytes >= KEEP_FROM_BYTES
+        is_large = size_bytes is not None and size_bytes >= KEEP_FROM_BYTES
+        self._stays = bool(sha256) and is_large and fcntl is not None
         self._part = _beside(target, secrets.token_hex(4))
         self._digest = hashlib.sha256()
         self.received_bytes = 0

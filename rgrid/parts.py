@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Generator
@@ -127,6 +126,9 @@ def carry(steps: Steps, send: Callable[[calls.Call[Any]], UploadState | None]) -
 
 async def acarry(steps: Steps, send: Callable[[calls.Call[Any]], Awaitable[UploadState | None]]) -> None:
     """The same as :func:`carry`, awaited."""
+    # whoever awaits has loaded it already, and others do without
+    import asyncio
+
     with suppress(StopIteration):
         step = next(steps)
         while True:

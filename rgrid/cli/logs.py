@@ -11,7 +11,7 @@ from rgrid.cli.failures import INTERRUPTED
 
 
 @click.command(
-    help="Print an execution's log, each stream where it was printed; the build of its environment on stderr."
+    help="Print an execution's log, each stream where it was printed, and on stderr what the grid said."
 )
 @click.argument("execution_id", metavar="ID")
 @click.option("--follow", "-f", "follow_on", is_flag=True, help="Go on until it ends.")

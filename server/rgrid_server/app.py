@@ -220,7 +220,10 @@ def make_app(state: ServerState) -> FastAPI:
             allow_origins=state.settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "X-Next-Cursor", "X-Ignored-Fields"],
+            expose_headers=[
+                *("X-Request-Id", "X-Next-Cursor", "X-Ignored-Fields"),
+                *("Accept-Ranges", "Content-Range", "Upload-Offset", "Upload-Complete"),
+            ],
         )
     app.include_router(system.open_routes)
     app.include_router(system.metrics_routes)

@@ -283,6 +283,41 @@ def test_a_runners_input_that_is_cut_again_and_again_arrives(tmp_path: Path, lar
         assert SIZE_BYTES < proxy.answered_bytes < SIZE_BYTES + BESIDE_BYTES
 
 
+def test_a_runners_output_that_is_cut_again_and_again_arrives(tmp_path: Path) -> None:
+    with (
+        LiveServer(tmp_path / "server", options=["--slots", "0"]) as server,
+        through(server, cuts(Kind.CUT_UPLOAD)) as proxy,
+        Client(server.url, server.api_key) as client,
+    ):
+        key = (server.data_dir / "runner.key").read_text().strip()
+        runner = RunnerProcess(tmp_path / "runner", proxy.url, key, slots=1).start()
+        try:
+            ended = client.wait(client.submit(WRITER).execution_id, CUT_SECONDS)
+        finally:
+            runner.stop()
+        assert ended.status == "completed", ended.execution_error
+        assert SIZE_BYTES < proxy.asked_bytes < 2 * SIZE_BYTES
+        assert ended.attempt == 1
+        client.download(ended.execution_id, tmp_path / "out")
+        assert leftovers(server) == []
+    assert (tmp_path / "out" / "large").read_bytes() == CONTENT
+
+
+def test_an_output_that_is_not_taken_in_parts_is_sent_whole(tmp_path: Path) -> None:
+    options = ["--slots", "1", *SANDBOX]
+    with (
+        LiveServer(
+            tmp_path / "server", options=options, env={"RGRID_MAX_UNFINISHED_BYTES": "1000"}
+        ) as server,
+        Client(server.url, server.api_key) as client,
+    ):
+        ended = client.wait(client.submit(WRITER).execution_id, CUT_SECONDS)
+        assert ended.status == "completed", ended.execution_error
+        client.download(ended.execution_id, tmp_path / "out")
+        assert leftovers(server) == []
+    assert (tmp_path / "out" / "large").read_bytes() == CONTENT
+
+
 def test_an_upload_goes_on_where_it_was_after_the_server_was_killed_between_parts(
     tmp_path: Path, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

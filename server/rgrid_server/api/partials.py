@@ -21,6 +21,9 @@ from rgrid_server.scheduler.partials import UploadState
 router = guarded_router()
 router.tags = ["files"]
 
+UploadOffset = Annotated[str, Header()]
+UploadComplete = Annotated[str | None, Header()]
+
 _COMPLETE = {"?1": True, "?0": False}
 """Booleans as structured header fields (RFC 9651)."""
 
@@ -39,8 +42,8 @@ async def patch_upload(
     request: Request,
     sha256: str,
     who: Who,
-    upload_offset: Annotated[str, Header()],
-    upload_complete: Annotated[str | None, Header()] = None,
+    upload_offset: UploadOffset,
+    upload_complete: UploadComplete = None,
     upload_length: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The raw bytes from ``Upload-Offset`` on; with ``Upload-Complete: ?1`` the last ones."""
@@ -63,7 +66,7 @@ async def receive_part(
     sha256: str,
     upload_offset: str,
     upload_complete: str | None,
-    upload_length: str | None,
+    upload_length: str | None = None,
 ) -> Response:
     """Take in a part; what has come of one that breaks off stays."""
     offset = _size("Upload-Offset", upload_offset)

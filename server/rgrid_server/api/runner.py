@@ -12,6 +12,7 @@ from starlette.responses import Response
 from rgrid_server.api.errors import ApiError
 from rgrid_server.api.files import check_hash, receive_body, receive_frame
 from rgrid_server.api.json import Json
+from rgrid_server.api.partials import UploadComplete, UploadOffset, receive_part, upload_answer
 from rgrid_server.api.ranges import bytes_answer
 from rgrid_server.api.routing import bearer, guarded_router, needs
 from rgrid_server.api.schemas import (
@@ -146,6 +147,38 @@ async def put_blob(request: Request, execution_id: str, attempt: int, sha256: st
     received = await receive_body(request, sha256)
     await services(request).uploads.add(tenant_id, [received])
     return Json({"sha256": sha256, "size_bytes": received.size_bytes})
+
+
+@attempt_routes.get("/runner/attempts/{execution_id}/{attempt}/blobs/{sha256}/upload")
+async def get_upload(request: Request, execution_id: str, attempt: int, sha256: str) -> Response:
+    """How far an output that comes in parts is."""
+    tenant_id = await _tenant_of(request, execution_id, attempt)
+    check_hash(sha256)
+    return upload_answer(sha256, await services(request).partials.state(tenant_id, sha256))
+
+
+@attempt_routes.patch("/runner/attempts/{execution_id}/{attempt}/blobs/{sha256}/upload")
+async def patch_upload(
+    request: Request,
+    execution_id: str,
+    attempt: int,
+    sha256: str,
+    upload_offset: UploadOffset,
+    upload_complete: UploadComplete = None,
+) -> Response:
+    """A part of an output."""
+    tenant_id = await _tenant_of(request, execution_id, attempt)
+    check_hash(sha256)
+    return await receive_part(request, tenant_id, sha256, upload_offset, upload_complete)
+
+
+@attempt_routes.delete("/runner/attempts/{execution_id}/{attempt}/blobs/{sha256}/upload", status_code=204)
+async def delete_upload(request: Request, execution_id: str, attempt: int, sha256: str) -> Response:
+    """Forget what has come of an output in parts."""
+    tenant_id = await _tenant_of(request, execution_id, attempt)
+    check_hash(sha256)
+    await services(request).partials.discard(tenant_id, sha256)
+    return Response(status_code=204)
 
 
 @attempt_routes.get("/runner/attempts/{execution_id}/{attempt}/blobs/{sha256}")

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from rgrid_server.blobs.base import INLINE_MAX_BYTES, BlobError, Received, fresh_location
 from rgrid_server.blobs.files import fsync_directory, full, hash_mismatch
-from rgrid_server.blobs.partial import PartialFile, drop_partials
+from rgrid_server.blobs.partial import PartialFile, Turns, drop_partials
 
 READ_CHUNK_BYTES = 1024 * 1024
 MIN_FREE_BYTES = 64 * 1024 * 1024
@@ -40,6 +40,7 @@ class DirectoryBlobStore:
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._partials = directory / "partial"
         self._partials.mkdir(exist_ok=True)
+        self._turns = Turns()
         for leftover in self._incoming.iterdir():
             _remove_if_forsaken(leftover)
 
@@ -50,7 +51,7 @@ class DirectoryBlobStore:
     def partial(self, owner: str, sha256: str, max_bytes: int, max_owner_bytes: int) -> PartialFile:
         """An owner's upload in parts."""
         path = self._partials / owner / sha256
-        return PartialFile(path, max_bytes, max_owner_bytes, self.check_room, self.path)
+        return PartialFile(path, self._turns, max_bytes, max_owner_bytes, self.check_room, self.path)
 
     async def drop_partials(self, before_ms: int) -> int:
         """Remove old ones of every owner."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from rgrid_server.blobs.base import (
     INLINE_MAX_BYTES,
@@ -28,7 +29,21 @@ from rgrid_server.blobs.files import fsync_directory, full, hash_mismatch
 
 MAX_PARTIALS = 200
 """So many an owner may have at once, however small they are."""
+READ_AT_ONCE = 2
+"""So many whole files a process reads and verifies at once."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+
+
+class Turns:
+    """Keeps those who want the same file apart before they take a thread, for threads are few."""
+
+    def __init__(self) -> None:
+        self.reading = asyncio.Semaphore(READ_AT_ONCE)
+        self._by_path: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, path: Path) -> asyncio.Lock:
+        """The lock of a file within this process."""
+        return self._by_path.setdefault(path, asyncio.Lock())
 
 
 class PartialFile:
@@ -36,6 +51,7 @@ class PartialFile:
 
     Args:
         path: the file.
+        turns: see to it that a process waits for a file's lock with one thread, and reads few files at once.
         max_bytes: how large it may become.
         max_owner_bytes: how much all of its directory may take.
         check_room: makes sure that the disk takes so many bytes more.
@@ -45,12 +61,15 @@ class PartialFile:
     def __init__(
         self,
         path: Path,
+        turns: Turns,
         max_bytes: int,
         max_owner_bytes: int,
         check_room: Callable[[int], None],
         path_of: Callable[[str], Path],
     ) -> None:
         self._path = path
+        self._turn = turns.of(path)
+        self._reading = turns.reading
         self._max_bytes = max_bytes
         self._max_owner_bytes = max_owner_bytes
         self._check_room = check_room
@@ -65,7 +84,8 @@ class PartialFile:
 
     async def append(self, offset: int, data: bytes) -> int:
         """Add what is not there yet."""
-        return await asyncio.to_thread(self._append, offset, data)
+        async with self._turn:
+            return await asyncio.to_thread(self._append, offset, data)
 
     async def settle(self) -> None:
         """Make bytes and name last."""
@@ -73,11 +93,13 @@ class PartialFile:
 
     async def finish(self) -> Received:
         """Read all of it once, and give it a second name."""
-        return await asyncio.to_thread(self._finish)
+        async with self._turn, self._reading:
+            return await asyncio.to_thread(self._finish)
 
     async def discard(self) -> None:
         """Remove the file."""
-        await asyncio.to_thread(self._discard)
+        async with self._turn:
+            await asyncio.to_thread(self._discard)
 
     def _append(self, offset: int, data: bytes) -> int:
         try:
@@ -164,8 +186,8 @@ def drop_partials(directory: Path, before_ms: int) -> int:
     """Remove the uploads of all owners to which nothing was added since a time; returns how many."""
     dropped = 0
     for path in directory.glob("*/*"):
-        # looked at under the lock, so that none goes to which something is being added
-        with suppress(FileNotFoundError), _locked(path) as file:
+        # looked at under the lock, so that none goes to which something is being added; who has it uses it
+        with suppress(FileNotFoundError, BlockingIOError), _locked(path, waits=False) as file:
             if os.fstat(file.fileno()).st_mtime_ns < before_ms * 1_000_000:
                 path.unlink()
                 dropped += 1
@@ -173,18 +195,19 @@ def drop_partials(directory: Path, before_ms: int) -> int:
 
 
 @contextmanager
-def _locked(path: Path, *, makes: bool = False) -> Iterator[BufferedRandom]:
+def _locked(path: Path, *, makes: bool = False, waits: bool = True) -> Iterator[BufferedRandom]:
     """The file, under its lock, for as long as it has this name.
 
     Raises:
         FileNotFoundError: it is not there, and is not to be made.
+        BlockingIOError: another has the lock, and it is not to be waited for.
     """
     while True:
         if makes:
             path.parent.mkdir(exist_ok=True)
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if makes else 0)
         with os.fdopen(os.open(path, flags, 0o600), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, file):
                 yield file
                 return

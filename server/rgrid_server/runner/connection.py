@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ import httpx
 from rgrid_server.domain import frames
 from rgrid_server.domain.attempts import Assignment, AttemptId, LogChunk, Report, Specification
 from rgrid_server.runner.arriving import ArrivingFile
+from rgrid_server.runner.departing import IN_PARTS_FROM_BYTES, UPLOAD_SECONDS, DepartingFile, chunks_of
 from rgrid_server.runner.machine import ServerClock
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,6 @@ T = TypeVar("T")
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 60.0
-UPLOAD_CHUNK_BYTES = 1024 * 1024
 BEYOND_THE_END = httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE
 MAX_FULL_ANSWERS = 8
 """So often, over some ten seconds, a full disk of the server is borne before anything is given up for it."""
@@ -223,21 +224,52 @@ class Connection:
         return missing
 
     async def put_blob(self, assignment: Assignment, sha256: str, file: Path) -> None:
-        """Upload one of an attempt's outputs.
+        """Upload one of an attempt's outputs; a large one goes on where it was cut.
 
         Raises:
             NoRoom: the server's disk stays full.
         """
         path = self._attempt_path(assignment, sha256)
-
         size_bytes = (await asyncio.to_thread(file.stat)).st_size
+        if size_bytes >= IN_PARTS_FROM_BYTES and await self._put_in_parts(
+            assignment, sha256, file, size_bytes
+        ):
+            return
 
         async def call() -> Any:
             headers = self._bearer(assignment.token) | {"Content-Length": str(size_bytes)}
-            answer = await self._client.put(path(), content=_chunks(file), headers=headers, timeout=600.0)
-            return _read(answer)
+            chunks = chunks_of(file, 0, size_bytes)
+            return _read(
+                await self._client.put(path(), content=chunks, headers=headers, timeout=UPLOAD_SECONDS)
+            )
 
         await self._until_answered(call)
+
+    async def _put_in_parts(self, assignment: Assignment, sha256: str, file: Path, size_bytes: int) -> bool:
+        """Upload in parts; False, with nothing left there, where the server does not take it so just now."""
+        path = self._attempt_path(assignment, f"{sha256}/upload")
+        headers, departing = self._bearer(assignment.token), DepartingFile(file, size_bytes)
+
+        async def call() -> bool:
+            answer = await departing.send_next(self._client, path(), headers)
+            is_behind = answer.status_code == httpx.codes.CONFLICT
+            try:
+                state = answer.json()["detail"] if is_behind else _read(answer)
+            except _Full as error:
+                # what has come so far takes the room that it lacks; a whole one leaves nothing when it fails
+                raise Refused(str(error)) from None
+            departing.go_on_from(state["upload_offset"])
+            return bool(state.get("complete"))
+
+        try:
+            while not await self._until_answered(call):
+                continue
+        except Refused as error:
+            log.info("%s is sent whole: %s", sha256, error)
+            with contextlib.suppress(httpx.TransportError):
+                await self._client.delete(path(), headers=headers)
+            return False
+        return True
 
     async def get_blob(self, assignment: Assignment, sha256: str, target: Path) -> None:
         """Fetch one of an attempt's inputs into a file, verified; each try goes on where the last was cut.
@@ -250,7 +282,7 @@ class Connection:
 
         async def call() -> None:
             headers = self._bearer(assignment.token) | arriving.headers
-            async with self._client.stream("GET", path(), headers=headers, timeout=600.0) as answer:
+            async with self._client.stream("GET", path(), headers=headers, timeout=UPLOAD_SECONDS) as answer:
                 if not answer.is_success and answer.status_code != BEYOND_THE_END:
                     await answer.aread()
                     _read(answer)
@@ -358,12 +390,6 @@ def _why_full(answer: httpx.Response) -> str | None:
         return str(detail["message"]) if detail["error"] == "storage_full" else None
     except (ValueError, KeyError, TypeError):
         return None
-
-
-async def _chunks(file: Path) -> AsyncIterator[bytes]:
-    with await asyncio.to_thread(file.open, "rb") as opened:
-        while chunk := await asyncio.to_thread(opened.read, UPLOAD_CHUNK_BYTES):
-            yield chunk
 
 
 def _is_loopback(url: str) -> bool:

@@ -121,7 +121,7 @@ class AttemptLog:
             self._end(descriptor)
 
     def say(self, line: str) -> None:
-        """Add a line of the grid's own, apart from the script's streams; such as what uv says of a build."""
+        """Add a line of the grid's own, such as of a build; no stream of the script's has it."""
         if self.is_truncated:
             return
         masker = self._maskers[Stream.SYSTEM]
