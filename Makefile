@@ -37,7 +37,7 @@ report:
 soak:
 	scripts/bootstrap all
 	RGRID_SOAK_ROUNDS=$${RGRID_SOAK_ROUNDS:-20} .venv/bin/python -m pytest -q tests/faults
-	for round in $$(seq $${RGRID_SOAK_AIRFLOW_ROUNDS:-10}); do for major in 2 3; do \
+	export RGRID_SOAK_ROUNDS=1; for round in $$(seq $${RGRID_SOAK_AIRFLOW_ROUNDS:-10}); do for major in 2 3; do \
 		.venv-airflow$$major/bin/python -m pytest -q tests/airflow/test_faults.py || exit 1; \
 	done; done
 

@@ -1,8 +1,9 @@
 """Run every test in the environment that it belongs to, and sum them up in the last line.
 
 The tests are cut into suites, which a few workers take from a queue, the longest first: most of them wait for
-processes half of their time, so that three fill two cores. A suite's output is printed whole when it has
-ended. Under RGRID_TEST_REQUIRE=all a skipped test is a failure.
+processes half of their time, so that three fill two cores. Those that start an Airflow compute all the time,
+and run one after another. A suite's output is printed whole when it has ended. Under RGRID_TEST_REQUIRE=all a
+skipped test is a failure.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class Suite:
 
     Attributes:
         seconds: about how long they take, by which they are ordered; nothing else depends on it.
+        starts_airflow: whether it keeps a core busy by itself.
     """
 
     name: str
     environment: str
     paths: Sequence[str]
     seconds: int
+    starts_airflow: bool = False
     passed: int = field(default=0, init=False)
     failed: int = field(default=0, init=False)
     skipped: int = field(default=0, init=False)
@@ -91,10 +94,10 @@ def suites() -> list[Suite]:
         ],
         Suite("unit", ".venv", ["tests/unit"], 60),
         Suite("contract", ".venv", ["tests/contract"], 210),
-        Suite("airflow3", ".venv-airflow3", ["tests/airflow"], 300),
-        Suite("airflow2", ".venv-airflow2", ["tests/airflow"], 290),
+        Suite("airflow3", ".venv-airflow3", ["tests/airflow"], 300, starts_airflow=True),
+        Suite("airflow2", ".venv-airflow2", ["tests/airflow"], 290, starts_airflow=True),
         Suite("faults", ".venv", ["tests/faults"], 400),
-        Suite("browser", ".venv", ["tests/browser"], 120),
+        Suite("browser", ".venv", ["tests/browser"], 120, starts_airflow=True),
     ]
 
 
@@ -115,8 +118,10 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"\n--- {suite.name}: {suite.took_seconds:.0f} s ---", flush=True)
                 print((directory / f"{suite.name}.txt").read_text(errors="replace"), flush=True)
 
+        queue = [[suite] for suite in wanted if not suite.starts_airflow]
+        queue.insert(0, [suite for suite in wanted if suite.starts_airflow])
         with ThreadPoolExecutor(WORKERS) as workers:
-            list(workers.map(run, wanted))
+            list(workers.map(lambda suites: [run(suite) for suite in suites], queue))
     passed, failed, skipped = (
         sum(getattr(suite, word) for suite in wanted) for word in ("passed", "failed", "skipped")
     )

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from rgrid.client import Client
-from tests.airflow.dag_runs import EXAMPLES, RUN_ID, DagRuns, dag_ids_of
+from tests.airflow.dag_runs import EXAMPLES, MAJOR, RUN_ID, DagRuns, dag_ids_of
 
 DATA = EXAMPLES / "data"
 YEARS = (2012, 2013, 2014, 2015)
@@ -61,13 +61,14 @@ def test_sensors_wait_for_what_was_started(dag_runs: DagRuns) -> None:
 
 
 def test_a_bill_is_in_postgresql(dag_runs: DagRuns) -> None:
-    # of the day before, which Airflow has scheduled, and of today
+    # of today, and what Airflow has scheduled: of the day before on 2.11, of today as well from 3.0 on, where
+    # the run that came last replaced the other's rows
     rows = dag_runs.records.xcoms("rgrid_cost_to_postgres", "copy_bill")
     with psycopg.connect(dag_runs.warehouse) as connection:
         there = connection.execute("SELECT count(*) FROM rgrid_cost").fetchone()
     assert len(rows) == 2
     assert max(rows) > 0
-    assert there == (sum(rows),)
+    assert there in ([(sum(rows),)] if MAJOR == 2 else [(count,) for count in rows])
     dearest = dag_runs.records.xcoms("rgrid_cost_to_postgres", "dearest")
     assert any("before" in json.dumps(result) for result in dearest)
 
