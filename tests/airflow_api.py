@@ -45,6 +45,10 @@ class AirflowApi:
         told = self._told("GET", "/dags/~/dagRuns/~/taskInstances?limit=100").json()["task_instances"]
         return {(one["dag_id"], one["dag_run_id"], one["task_id"]): one for one in told}
 
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """The state of a run."""
+        return str(self._told("GET", f"/dags/{dag_id}/dagRuns/{run_id}").json()["state"])
+
     def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
         """Give a task a state, as a user does."""
         body: dict[str, Any] = {"new_state": state}
