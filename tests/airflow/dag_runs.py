@@ -28,7 +28,7 @@ OF_THE_TESTS = ROOT / "tests" / "airflow" / "dags"
 RUN_ID = "the-run"
 STARTED_BY_OTHERS = {"takes_an_asset": "makes_an_asset"}
 """DAGs that no one starts but what another one has made."""
-DONE_SECONDS = 420
+DONE_SECONDS = 600
 DAG_ID = re.compile(r"""^with DAG\(\s*(?:dag_id=)?"(\w+)\"""", re.MULTILINE)
 POSTS = 2
 """Of a task and of a run; callbacks come after the end of what they tell of."""
