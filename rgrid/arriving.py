@@ -147,12 +147,18 @@ class AtomicFile:
 
 
 class Told:
-    """Tells of a file's bytes as they come, what was here before and what turned out wrong too."""
+    """Tells of a file's bytes as they come, what was here before and what turned out wrong too.
 
-    def __init__(self, file: AtomicFile, shown: Progress) -> None:
+    Args:
+        file: the file.
+        shown: whom to tell.
+        told_bytes: so much of it was told already.
+    """
+
+    def __init__(self, file: AtomicFile, shown: Progress, told_bytes: int = 0) -> None:
         self._file = file
         self._shown = shown
-        self._told_bytes = 0
+        self._told_bytes = told_bytes
         self.tell()
 
     def tell(self) -> None:

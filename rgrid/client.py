@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rgrid import files, streams
+    from rgrid.arriving import Told
 
 T = TypeVar("T")
 
@@ -163,21 +164,18 @@ class Client:
 
     def _download(self, artifact: models.Artifact, target: Path, shown: files.Progress) -> Path:
         from rgrid import files
+        from rgrid.arriving import Told
 
         def behind(start: int) -> calls.Call[bytes]:
             return calls.fetch(self.send(calls.download_url(artifact.file_path)), start, artifact.sha256)
 
         with files.AtomicFile(target, artifact.sha256, artifact.mode, artifact.size_bytes) as file:
-            self._fetch(file, behind, shown)
+            self._fetch(file, behind, Told(file, shown))
         return target
 
-    def _fetch(
-        self, file: files.AtomicFile, behind: Callable[[int], calls.Call[bytes]], shown: files.Progress
-    ) -> None:
+    def _fetch(self, file: files.AtomicFile, behind: Callable[[int], calls.Call[bytes]], told: Told) -> None:
         """Fetch a file by the calls for what is behind an offset, going on where it was cut."""
-        from rgrid.arriving import Told
-
-        cuts, told = Cuts(), Told(file, shown)
+        cuts = Cuts()
         while not file.is_whole:
             try:
                 for chunk in self.transport.stream(behind(file.received_bytes)):
@@ -385,12 +383,15 @@ class Client:
     def _fetch_rest(self, rest: streams.Rest, progress: files.Progress | None) -> bool:
         """Fetch what a stream was cut in, going on where it was; False where that does not work just now."""
         from rgrid import files
+        from rgrid.arriving import Told
 
+        shown = progress or files.Silent()
         try:
             for item, target in rest.files:
                 with files.AtomicFile(target, item.sha256, item.mode, item.size_bytes) as file:
-                    behind = partial(calls.get_blob, item.sha256)
-                    self._fetch(file, behind, progress or files.Silent())
+                    # what is here the stream has brought, and told
+                    told = Told(file, shown, file.received_bytes)
+                    self._fetch(file, partial(calls.get_blob, item.sha256), told)
         except PASSING:
             return False
         return True

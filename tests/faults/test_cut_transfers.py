@@ -256,10 +256,14 @@ def test_a_batchs_large_output_that_is_cut_is_fetched_by_itself(live: LiveServer
     with Client(live.url, live.api_key) as client:
         batch = client.submit_batch({"script_content": WRITER}, [{"args": ["1"]}])
         client.wait_batch(batch.batch_id)
+    progress = Counts()
     with through(live, cuts(Kind.CUT_ANSWER)) as proxy, Client(proxy.url, live.api_key) as client:
-        results = client.batch_outputs(batch.batch_id, tmp_path, follow=True, folder_of=no_folder)
+        results = client.batch_outputs(
+            batch.batch_id, tmp_path, follow=True, folder_of=no_folder, progress=progress
+        )
         assert [result.status for result in results] == ["completed"]
         assert SIZE_BYTES < proxy.answered_bytes < SIZE_BYTES + BESIDE_BYTES
+    assert SIZE_BYTES < sum(progress.moved) < SIZE_BYTES + BESIDE_BYTES
     assert (tmp_path / "large").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["large"]
 

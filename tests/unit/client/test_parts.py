@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rgrid import calls, patience
-from rgrid.arriving import KEEP_FROM_BYTES, AtomicFile
+from rgrid.arriving import KEEP_FROM_BYTES, AtomicFile, Told
 from rgrid.client import Client
 from rgrid.exceptions import (
     ConfigurationError,
@@ -261,7 +261,8 @@ def fetch(transport: Downloads, target: Path, size_bytes: int | None, sha256: st
     moved = Moved()
     told = hashlib.sha256(transport.data).hexdigest() if sha256 is None else sha256
     with AtomicFile(target, told, 0o644, size_bytes) as file:
-        Client(transport=transport)._fetch(file, lambda start: calls.get_blob(told, start), moved)
+        client = Client(transport=transport)
+        client._fetch(file, lambda start: calls.get_blob(told, start), Told(file, moved))
     return moved.bytes
 
 
