@@ -77,13 +77,16 @@ def _base_executable() -> str:
     return base
 
 
-def _on_path() -> list[str]:
+def _directories() -> list[str]:
+    """Those of the path that hold programs; a shim answers for whatever its user chose last, and slowly."""
     directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return [directory for directory in directories if directory and "/shims" not in directory]
+
+
+def _on_path() -> list[str]:
     return [
         str(path)
-        for directory in directories
-        # a shim answers for whatever its user chose last
-        if directory and "/shims" not in directory
+        for directory in _directories()
         for path in Path(directory).glob("python3.*")
         if _NAME.match(path.name) and os.access(path, os.X_OK)
     ]
@@ -109,10 +112,12 @@ async def _known_to_uv() -> list[str]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        # it would start each of pyenv's shims, which takes a second
+        env={**os.environ, "PATH": os.pathsep.join(_directories())},
     )
     listed, _ = await process.communicate()
     try:
-        return [item["path"] for item in json.loads(listed) if "/shims/" not in item["path"]]
+        return [item["path"] for item in json.loads(listed)]
     except (ValueError, KeyError, TypeError):
         return []
 
