@@ -175,8 +175,16 @@ class Run:
 
     def worker(self) -> tuple[int, int]:
         """The process of its task, and the one above that watches over it."""
-        self.until(lambda: self.task().get("pid"), "its process is known")
-        pid = int(self.task()["pid"])
+        found: list[int] = []
+
+        def is_known() -> bool:
+            task = self.task()
+            # what is told may be a second old, and of the worker before
+            found[:] = [int(task["pid"])] if task["state"] == "running" and task["pid"] else []
+            return bool(found) and Path(f"/proc/{found[0]}").exists()
+
+        self.until(is_known, "its process is known")
+        (pid,) = found
         return pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
     def kill_worker(self) -> None:
