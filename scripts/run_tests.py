@@ -75,7 +75,7 @@ class Suite:
 
 
 def compile_sources() -> None:
-    """Write bytecode once: hundreds of processes start, and would all compile where writing is switched off."""
+    """Write bytecode once; hundreds of processes start, each of which would compile where that is off."""
     packages = ["rgrid", "rgrid_provider", "server"]
     command = [str(ROOT / ".venv/bin/python"), "-m", "compileall", "-q", *packages]
     subprocess.run(command, cwd=ROOT, check=False)
