@@ -13,6 +13,7 @@ from rgrid_server.billing.pricebook import PriceBook
 from rgrid_server.clock import new_id, now_ms
 from rgrid_server.domain.attempts import AttemptId, LogChunk, LogEntry, Outcome, Report
 from rgrid_server.domain.choosing import Chooser
+from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.scheduler.batches import Batches
@@ -22,7 +23,7 @@ from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.uploads import Received, Uploads, add_received
 from rgrid_server.scheduler.wakeups import Wakeups
-from rgrid_server.store import tenants
+from rgrid_server.store import spend, tenants
 from rgrid_server.store.database import Database
 from rgrid_server.store.tables import executions
 from rgrid_server.tenancy import Tenancy
@@ -50,7 +51,8 @@ class Process:
         self.uploads = Uploads(database, _no_blobs(), wakeups, limits.max_blob_bytes)
 
     async def register(self, incarnation: str = "") -> None:
-        """Make its runner known."""
+        """Make its runner known, and what its work costs, as a server does at its start."""
+        await self.database.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
         await self.leases.register(
             {
                 "runner_id": self.runner_id,

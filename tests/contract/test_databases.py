@@ -35,7 +35,7 @@ from rgrid_server.config import Settings
 from rgrid_server.domain.attempts import AttemptId, Outcome
 from rgrid_server.domain.execution import Status
 from rgrid_server.domain.pricebook import NOTICE_MS, PricesInvalid
-from rgrid_server.domain.prices import DEFAULT_PRICES, Price
+from rgrid_server.domain.prices import Price
 from rgrid_server.errors import Conflict
 from rgrid_server.scheduler.batches import BatchItem, BatchSubmission
 from rgrid_server.scheduler.uploads import add_received
@@ -80,7 +80,6 @@ def store(settings: Settings) -> Iterator[Store]:
             return Store(loop, databases)
 
         found = loop.run(start())
-        found.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
         for process in found.processes:
             loop.run(process.register())
         yield found

@@ -12,11 +12,9 @@ from sqlalchemy.engine import Connection
 
 from rgrid_server.clock import now_ms
 from rgrid_server.config import Settings
-from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.scheduler.batch_items import BatchItem
 from rgrid_server.scheduler.batches import BatchSubmission
 from rgrid_server.storage import migrate, open_database, postgres_url
-from rgrid_server.store import spend
 from rgrid_server.store.gauges import Fill, read_fill
 from tests.contract.stores import Store, identities, work
 from tests.contract.test_databases import DATABASES, settings_of
@@ -47,8 +45,6 @@ def store(settings: Settings, commits: list[tuple[int, float]]) -> Iterator[Stor
             return Store(loop, [open_database(settings, lambda count, took: commits.append((count, took)))])
 
         found = loop.run(start())
-        found.write(lambda c: spend.insert_prices(c, DEFAULT_PRICES))
-        commits.clear()
         loop.run(found.processes[0].register())
         yield found
         loop.run(found.databases[0].close())
