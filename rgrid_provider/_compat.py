@@ -108,7 +108,7 @@ def is_still_wanted(task_instance: Any) -> bool:
         return True
     return is_wanted(
         state,
-        is_same_life=max_tries == task_instance.max_tries,
+        is_same_life=max_tries == getattr(task_instance, "max_tries", max_tries),
         is_later_try=try_number > task_instance.try_number,
     )
 

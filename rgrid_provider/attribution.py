@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from rgrid_provider.lives import MAX_TRIES, RUN_STARTED_AT, TRY_NUMBER
@@ -33,15 +33,25 @@ def attribution(context: Mapping[str, Any]) -> dict[str, Any]:
     task = context.get("task") or task_instance.task
     dag = context.get("dag")
     tags = sorted(getattr(dag, "tags", None) or ())
-    started = getattr(context.get("dag_run"), "start_date", None)
     return {
         "dag_id": task_instance.dag_id,
         "run_id": task_instance.run_id,
         "task_id": task_instance.task_id,
         TRY_NUMBER: task_instance.try_number,
-        MAX_TRIES: task_instance.max_tries,
-        RUN_STARTED_AT: None if started is None else started.astimezone(UTC).isoformat(),
+        **_life(context),
         "map_index": getattr(task_instance, "map_index", -1),
         "owner": task.owner,
         "dag_tags": ",".join(str(tag) for tag in tags),
     }
+
+
+def _life(context: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the lives of a task apart, as far as the context has it."""
+    max_tries = getattr(context["ti"], "max_tries", None)
+    started = getattr(context.get("dag_run"), "start_date", None)
+    life: dict[str, Any] = {}
+    if isinstance(max_tries, int):
+        life[MAX_TRIES] = max_tries
+    if isinstance(started, datetime):
+        life[RUN_STARTED_AT] = started.astimezone(UTC).isoformat()
+    return life

@@ -55,9 +55,14 @@ def next_step(
     return Step.ATTACH if is_mine and succeeded else Step.RENEW
 
 
+def says_its_life(metadata: Mapping[str, Any]) -> bool:
+    """Whether a clear could be told by it; else work is acknowledged as soon as its result is taken."""
+    return RUN_STARTED_AT in metadata or MAX_TRIES in metadata
+
+
 def is_same_life(mine: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
     """Whether no clear lies between a try and some work; what does not say its life is taken as the try's."""
-    if RUN_STARTED_AT not in held and MAX_TRIES not in held:
+    if not says_its_life(held):
         return True
     return all(mine.get(name) == held.get(name) for name in (RUN_STARTED_AT, MAX_TRIES))
 

@@ -15,7 +15,7 @@ from rgrid_provider._compat import AirflowException, AirflowFailException, Airfl
 from rgrid_provider.attribution import run_key
 from rgrid_provider.done import Done, Written
 from rgrid_provider.links.rgrid import RGridBatchLink
-from rgrid_provider.lives import Step, next_step
+from rgrid_provider.lives import Step, next_step, says_its_life
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.results import (
     MAX_RESULT_BYTES_IN_XCOM,
@@ -246,7 +246,10 @@ class RGridBatchOperator(GridOperator):
             self._fetch(chain, outcomes, Path(self.output_dir))
         values = values_of(client, outcomes)
         size_bytes = len(json.dumps(values))
-        # not acknowledged: should this worker die before Airflow knows, the next try takes it again
+        if not says_its_life(batch.user_metadata):
+            # else not acknowledged: should this worker die before Airflow knows, the next try takes it again
+            for one in chain:
+                client.acknowledge_batch(one.batch_id)
         if size_bytes > self.max_result_bytes:
             return reference_to_batch(chain, size_bytes, self.rgrid_conn_id)
         return values

@@ -21,7 +21,7 @@ from rgrid_provider._compat import (
 from rgrid_provider.attribution import run_key
 from rgrid_provider.done import Done, Written, files_in_xcom, outputs_of, tell_end
 from rgrid_provider.links.rgrid import RGridExecutionLink
-from rgrid_provider.lives import Step, next_step
+from rgrid_provider.lives import Step, next_step, says_its_life
 from rgrid_provider.operators.base import GridOperator
 from rgrid_provider.operators.batch import RGridBatchOperator
 from rgrid_provider.sources import named_files
@@ -200,14 +200,17 @@ class RGridRunOperator(GridOperator):
         )
         self._tell(context, replace(done, written=written))
         try:
-            # not acknowledged: should this worker die before Airflow knows, the next try takes it again
-            return self._value_of(execution)
+            value = self._value_of(execution)
         except AirflowSkipException:
             raise
         except AirflowException:
             # it ran well and came to nothing that a task can return: the next try is to run it again
             client.acknowledge(execution.execution_id)
             raise
+        # else not acknowledged: should this worker die before Airflow knows, the next try takes it again
+        if not says_its_life(execution.user_metadata):
+            client.acknowledge(execution.execution_id)
+        return value
 
     def _files_read(self) -> list[Path]:
         files = self.input_files or {}

@@ -173,6 +173,16 @@ def test_clearing_a_finished_task_runs_it_again(context_of: ContextOf, waits: bo
     assert one["ti"].xcoms["execution_id"] != two["ti"].xcoms["execution_id"]
 
 
+def test_a_context_that_says_nothing_of_the_tasks_life_is_served_once_a_call(context_of: ContextOf) -> None:
+    operator = run(script="print(1)")
+    context = context_of(operator)
+    del context["dag_run"], context["ti"].max_tries
+    assert operator.execute(context) == 1
+    before = context["ti"].xcoms["execution_id"]
+    assert operator.execute(context) == 1
+    assert context["ti"].xcoms["execution_id"] != before
+
+
 def test_what_still_runs_when_its_task_was_cleared_is_canceled_first(context_of: ContextOf) -> None:
     first, second = (run(SLEEPER, wait_for_completion=False) for _ in range(2))
     left, new = first.execute(context_of(first)), second.execute(context_of(second, 2, clears=1))
