@@ -26,6 +26,7 @@ bench:
 	.venv/bin/python benchmarks/command_line.py
 	.venv/bin/python benchmarks/batch.py
 	.venv/bin/python benchmarks/claims.py
+	.venv/bin/python benchmarks/idle.py
 	.venv/bin/python benchmarks/bulk_submit.py
 
 # The old performance report's rows, then and now, from a fresh server.
