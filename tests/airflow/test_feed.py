@@ -248,7 +248,7 @@ def test_a_server_that_was_away_is_waited_for(tmp_path_factory: pytest.TempPathF
 def test_what_the_server_fails_at_again_and_again_holds_nobody_else_up(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = [f"exec_{number:032x}" for number in range(feeds.READERS + 1)]
+    broken = [client.submit("print('unheard')").execution_id for _ in range(feeds.READERS + 1)]
     talks = client.submit("print('heard')").execution_id
     real = calls.get_logs
 
