@@ -11,6 +11,5 @@ class Node:
 
 
 json.kept = Node("hangs on a module of the library")
-local = Node("hangs on the script")
 Node("hangs on nothing")
 print("end")
