@@ -32,8 +32,14 @@ def _mount(require: Callable[[bool, str], None], tmp_path: Path) -> None:
     require(may_mount(tmp_path), "to be allowed to mount a tmpfs (root does)")
 
 
-def submit_until_refused(api: Api, recorder: Recorder, load: Load, disk: SmallDisk) -> None:
-    """Submit much, each under a key of its own, until one is refused: that one is to be there in no case."""
+def submit_until_refused(
+    api: Api, recorder: Recorder, load: Load, disk: SmallDisk, *, may_be_away: bool = False
+) -> bool:
+    """Submit much, each under a key of its own, until one is refused: that one is to be there in no case.
+
+    Args:
+        may_be_away: whether its database may have given up for want of room; returns whether it has.
+    """
     for number in range(100):
         # what ends and what is taken into the database meanwhile makes room again
         disk.fill()
@@ -50,8 +56,11 @@ def submit_until_refused(api: Api, recorder: Recorder, load: Load, disk: SmallDi
         recorder.is_acknowledged(name, answer.json()["execution_id"])
     assert answer.status_code == 503, answer.text
     assert answer.headers["Retry-After"]
+    if may_be_away and answer.json()["detail"]["error"] == "storage_unavailable":
+        return True
     assert answer.json()["detail"]["error"] == "storage_full"
     assert "make room" in answer.json()["detail"]["message"]
+    return False
 
 
 def assert_it_says_that_it_is_full(grid: Grid, load: Load, disk: SmallDisk) -> None:
@@ -108,10 +117,18 @@ def test_a_full_disk_of_postgresql_loses_nothing_and_the_server_goes_on_when_the
             # it has a file of its journal before it that is made already
             connection.execute("SELECT pg_switch_wal()")
         api = Api(grid.server.api, grid.server.api_key)
-        submit_until_refused(api, grid.recorder, load, disk)
-        assert api.get("/health").status_code == 200
-        assert api.get("/executions").status_code == 200
-        disk.make_room()
+        # on a slow machine others fill that file first, and it gives up: what the next test is about
+        is_away = submit_until_refused(api, grid.recorder, load, disk, may_be_away=True)
+        if is_away:
+            grid.disrupt("PostgreSQL's journal had no room", disk.make_room)
+            try:
+                cluster.wait_until_it_answers()
+            except RuntimeError:
+                cluster.start()
+        else:
+            assert api.get("/health").status_code == 200
+            assert api.get("/executions").status_code == 200
+            disk.make_room()
         grid.finish(load)
 
 
