@@ -100,12 +100,15 @@ def is_still_wanted(task_instance: Any) -> bool:
     try:
         if AIRFLOW_V_3_0_PLUS:
             return is_wanted(_task_state(task_instance))
-        state, try_number, max_tries = _stored_task(task_instance)
+        stored = _stored_task(task_instance)
     except Exception:
         log.warning(
             "Airflow does not tell the state of this task; its execution is left running", exc_info=True
         )
         return True
+    if stored is None:
+        return is_wanted(REMOVED)
+    state, try_number, max_tries = stored
     return is_wanted(
         state,
         is_same_life=max_tries == getattr(task_instance, "max_tries", max_tries),
@@ -212,8 +215,8 @@ def _task_state(task_instance: Any) -> str | None:
     return _plain(found[0]) if found else REMOVED
 
 
-def _stored_task(task_instance: Any) -> tuple[str | None, int, int]:
-    """A task's state, try and allowed tries as 2.11 has them stored just now."""
+def _stored_task(task_instance: Any) -> tuple[str | None, int, int] | None:
+    """A task's state, try and allowed tries as 2.11 has them stored just now; None where it has none."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
 
@@ -229,7 +232,7 @@ def _stored_task(task_instance: Any) -> tuple[str | None, int, int]:
             .one_or_none()
         )
     if stored is None:
-        return REMOVED, task_instance.try_number, task_instance.max_tries
+        return None
     state, try_number, max_tries = stored
     return _plain(state), try_number, max_tries
 

@@ -196,11 +196,7 @@ class Feed:
         await self._has_position.wait()
         while True:
             await self._has_unseen.wait()
-            ids = list(self._unseen)[:LOOKUP_IDS]
-            for execution_id in ids:
-                del self._unseen[execution_id]
-            if not self._unseen:
-                self._has_unseen.clear()
+            ids = _taken(self._unseen, self._has_unseen)
             wanted = [one for one in ids if one in self._waiting or one in self._grown]
             try:
                 found = await self._lookup(wanted)
@@ -215,11 +211,7 @@ class Feed:
         await self._has_position.wait()
         while True:
             await self._has_moved.wait()
-            ids = list(self._moved)[:LOOKUP_IDS]
-            for batch_id in ids:
-                del self._moved[batch_id]
-            if not self._moved:
-                self._has_moved.clear()
+            ids = _taken(self._moved, self._has_moved)
             wanted = [one for one in ids if one in self._batches]
             try:
                 found = await self.ask(calls.lookup_batches(wanted)) if wanted else {}
@@ -358,6 +350,16 @@ async def shared_feed(
 def _is_lost_position(error: RGridError) -> bool:
     """Whether the server does not know a position: it is too old, or another database was restored."""
     return isinstance(error, InvalidRequest) or (isinstance(error, ApiError) and error.status == 410)
+
+
+def _taken(noted: dict[str, None], has_noted: asyncio.Event) -> list[str]:
+    """The first of what was noted, as many as one lookup takes; the event says whether any are left."""
+    ids = list(noted)[:LOOKUP_IDS]
+    for one in ids:
+        del noted[one]
+    if not noted:
+        has_noted.clear()
+    return ids
 
 
 def _set(events: Iterable[asyncio.Event]) -> None:

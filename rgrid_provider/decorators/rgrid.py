@@ -16,6 +16,7 @@ from rgrid_provider._compat import (
     DecoratedOperator,
     task_decorator_factory,
 )
+from rgrid_provider.done import outputs_of
 from rgrid_provider.frames import FRAME, kinds_in
 from rgrid_provider.functions import (
     ARGUMENTS,
@@ -124,8 +125,8 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
             raise AirflowSkipException(outcome.message)
         artifact = next(
             item
-            for item in self.hook.client.artifacts(execution.execution_id)
-            if item.artifact_type == "output" and item.filename == RESULT
+            for item in outputs_of(self.hook.client.artifacts(execution.execution_id))
+            if item.filename == RESULT
         )
         reference = reference_to(artifact, execution.execution_id, self.serializer, self.rgrid_conn_id)
         if artifact.size_bytes > self.max_result_bytes:

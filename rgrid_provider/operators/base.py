@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from jinja2 import TemplateNotFound
 
 from rgrid.client import Client
+from rgrid.exceptions import RunKeyConflict
 from rgrid.submissions import REGISTRY_AUTH, execution_body
 from rgrid_provider._compat import (
     AirflowException,
@@ -24,6 +25,8 @@ from rgrid_provider.attribution import attribution
 from rgrid_provider.done import Done, tell_assets
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.sources import requirements_text, script_source
+
+Work = TypeVar("Work")
 
 
 class GridOperator(BaseOperator):
@@ -188,8 +191,24 @@ class GridOperator(BaseOperator):
             # a hook of its own: the signal may have come in the middle of the other's request
             self._cancel(RGridHook(self.rgrid_conn_id).client, self._work_id)
 
+    def _submit_in_place(self, submit: Callable[[], Work]) -> Work:
+        """Submit; other work that holds the run key is ended first."""
+        try:
+            return submit()
+        except RunKeyConflict as conflict:
+            self.log.warning(
+                "an earlier try submitted other work as %s: the DAG has changed since; canceling that",
+                conflict.holder_id,
+            )
+            self._end_and_free(self.hook.client, conflict.holder_id)
+            return submit()
+
     def _cancel(self, client: Client, work_id: str) -> None:
         raise TypeError("an operator says how its work is ended")
+
+    def _end_and_free(self, client: Client, work_id: str) -> None:
+        """Cancel work, wait until it has ended, and free its run key."""
+        raise TypeError("an operator says how the run key of its work is freed")
 
 
 def _registry_auth(docker_conn_id: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rgrid.client import Client
-from rgrid.exceptions import ConfigurationError, InvalidRequest, RunKeyConflict, TooLarge
+from rgrid.exceptions import ConfigurationError, InvalidRequest, TooLarge
 from rgrid.models import Batch, BatchResult
 from rgrid.streams import folder_by_input
 from rgrid_provider._compat import AirflowException, AirflowFailException, AirflowTaskTimeout
@@ -116,6 +116,11 @@ class RGridBatchOperator(GridOperator):
     def _cancel(self, client: Client, work_id: str) -> None:
         client.cancel_batch(work_id)
 
+    def _end_and_free(self, client: Client, work_id: str) -> None:
+        client.cancel_batch(work_id)
+        client.wait_batch(work_id)
+        client.acknowledge_batch(work_id)
+
     def _submit_once(self, context: Any) -> Batch:
         """Upload what is missing, and submit or attach."""
         client = self.hook.client
@@ -178,7 +183,6 @@ class RGridBatchOperator(GridOperator):
     def _submit(
         self, context: Any, template: Mapping[str, Any], items: Sequence[Item], *, retry_of: str | None = None
     ) -> Batch:
-        client = self.hook.client
         key, metadata = run_key(context["ti"]), dict(template["user_metadata"])
         if retry_of is not None:
             # each try finds the same way from the first batch to the one that was submitted last
@@ -188,17 +192,7 @@ class RGridBatchOperator(GridOperator):
             "run_key": key,
             "user_metadata": metadata,
         }
-        try:
-            return client.submit_batch(template, items, **options)
-        except RunKeyConflict as conflict:
-            holder = conflict.holder_id
-            self.log.warning(
-                "an earlier try submitted other work as %s: the DAG has changed since; canceling that", holder
-            )
-            client.cancel_batch(holder)
-            client.wait_batch(holder)
-            client.acknowledge_batch(holder)
-            return client.submit_batch(template, items, **options)
+        return self._submit_in_place(lambda: self.hook.client.submit_batch(template, items, **options))
 
     def _watch(self, batch: Batch) -> Batch:
         client, told = self.hook.client, -1

@@ -9,7 +9,7 @@ from typing import Any
 
 from rgrid import calls
 from rgrid.client import Client
-from rgrid.exceptions import ConfigurationError, InvalidRequest, RunKeyConflict, TooLarge
+from rgrid.exceptions import ConfigurationError, InvalidRequest, TooLarge
 from rgrid.models import Execution
 from rgrid_provider._compat import (
     AirflowException,
@@ -118,6 +118,11 @@ class RGridRunOperator(GridOperator):
     def _cancel(self, client: Client, work_id: str) -> None:
         client.cancel(work_id)
 
+    def _end_and_free(self, client: Client, work_id: str) -> None:
+        client.cancel(work_id)
+        client.wait(work_id)
+        client.acknowledge(work_id)
+
     def _submit_once(self, context: Any) -> Execution:
         client = self.hook.client
         try:
@@ -147,25 +152,14 @@ class RGridRunOperator(GridOperator):
                 "%s of an earlier try is %s; submitting anew", execution.execution_id, execution.status
             )
             if step is Step.REPLACE:
-                client.cancel(execution.execution_id)
-                client.wait(execution.execution_id)
-            client.acknowledge(execution.execution_id)
+                self._end_and_free(client, execution.execution_id)
+            else:
+                client.acknowledge(execution.execution_id)
             execution = self._submit(body)
         return execution
 
     def _submit(self, body: Mapping[str, Any]) -> Execution:
-        client = self.hook.client
-        try:
-            return client.send(calls.submit_execution(body))
-        except RunKeyConflict as conflict:
-            holder = conflict.holder_id
-            self.log.warning(
-                "an earlier try submitted other work as %s: the DAG has changed since; canceling that", holder
-            )
-            client.cancel(holder)
-            client.wait(holder)
-            client.acknowledge(holder)
-            return client.send(calls.submit_execution(body))
+        return self._submit_in_place(lambda: self.hook.client.send(calls.submit_execution(body)))
 
     def _follow(self, execution_id: str) -> None:
         task_log = TaskLog(self.log.info)

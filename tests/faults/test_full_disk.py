@@ -92,8 +92,8 @@ def test_a_full_disk_loses_nothing_and_the_server_goes_on_when_there_is_room(
 
 
 @contextmanager
-def on_small_postgres(tmp_path: Path, seed: int) -> Iterator[tuple[SmallDisk, PostgresCluster, Grid]]:
-    """A grid whose PostgreSQL has a small disk for its data; servers, runners and blobs have room."""
+def on_small_postgres(tmp_path: Path, seed: int) -> Iterator[tuple[SmallDisk, PostgresCluster, Grid, Load]]:
+    """A busy grid whose PostgreSQL has a small disk for its data; servers, runners and blobs have room."""
     with (
         # tmp_path is closed to the user that PostgreSQL runs as
         TemporaryDirectory(prefix="rgrid-disk-", dir="/tmp") as name,
@@ -102,7 +102,9 @@ def on_small_postgres(tmp_path: Path, seed: int) -> Iterator[tuple[SmallDisk, Po
         Grid(tmp_path, f"{PROGRAM}, PostgreSQL", seed, database_url=cluster.create_database()) as grid,
     ):
         grid.add_runner()
-        yield disk, cluster, grid
+        load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5)
+        load.wait_until_begun(EXECUTIONS // 5)
+        yield disk, cluster, grid, load
 
 
 @pytest.mark.parametrize("round_", ROUNDS)
@@ -110,9 +112,7 @@ def test_a_full_disk_of_postgresql_loses_nothing_and_the_server_goes_on_when_the
     tmp_path: Path, round_: int, require: Callable[[bool, str], None]
 ) -> None:
     require(postgres_programs() is not None, NEEDS_POSTGRES)
-    with on_small_postgres(tmp_path, seed_of(round_)) as (disk, cluster, grid):
-        load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5)
-        load.wait_until_begun(EXECUTIONS // 5)
+    with on_small_postgres(tmp_path, seed_of(round_)) as (disk, cluster, grid, load):
         with cluster.connect() as connection:
             # it has a file of its journal before it that is made already
             connection.execute("SELECT pg_switch_wal()")
@@ -137,9 +137,7 @@ def test_postgresql_that_gives_up_for_want_of_room_is_away_until_it_is_started_w
     tmp_path: Path, round_: int, require: Callable[[bool, str], None]
 ) -> None:
     require(postgres_programs() is not None, NEEDS_POSTGRES)
-    with on_small_postgres(tmp_path, seed_of(round_)) as (disk, cluster, grid):
-        load = grid.load().start(EXECUTIONS, batched=EXECUTIONS // 5)
-        load.wait_until_begun(EXECUTIONS // 5)
+    with on_small_postgres(tmp_path, seed_of(round_)) as (disk, cluster, grid, load):
         grid.disrupt("PostgreSQL's journal had no room", lambda: fill_journal(cluster, disk))
         api = Api(grid.server.api, grid.server.api_key)
         answer = api.post("/executions", {"script_content": "print(1)"})

@@ -12,7 +12,7 @@ from rgrid_server.api.bulk import bulk_body, read_bulk
 from rgrid_server.api.executions import Limit, Wait, ignoring, read_cursor, write_cursor
 from rgrid_server.api.json import Json
 from rgrid_server.api.routing import Who, guarded_router, needs
-from rgrid_server.api.schemas import BatchBody, BatchLookupBody, ItemsBody, RetryBatchBody
+from rgrid_server.api.schemas import BatchBody, IdsBody, ItemsBody, RetryBatchBody
 from rgrid_server.api.services import services
 from rgrid_server.api.submissions import batch_items, batch_submission, template_submission
 from rgrid_server.api.traces import submitting
@@ -44,7 +44,7 @@ async def submit(request: Request, who: Who) -> Response:
 
 @router.post("/batches/lookup", summary="Look at many batches")
 @needs(Scope.READ)
-async def lookup(request: Request, body: BatchLookupBody, who: Who) -> Response:
+async def lookup(request: Request, body: IdsBody, who: Who) -> Response:
     """Those of the ids that there are, in the order asked, and those that are unknown."""
     rows = await services(request).batches.lookup(who.tenant_id, list(dict.fromkeys(body.ids)))
     by_id = {row["batch_id"]: views.batch(row) for row in rows}

@@ -151,16 +151,15 @@ class HashesBody(Body):
     hashes: list[Text] = Field(max_length=100_000)
 
 
-class BatchLookupBody(Body):
-    """Batches by id."""
+class IdsBody(Body):
+    """What is looked at by its ids."""
 
     ids: list[Text] = Field(max_length=1000)
 
 
-class LookupBody(Body):
+class LookupBody(IdsBody):
     """Executions by id."""
 
-    ids: list[Text] = Field(max_length=1000)
     log_sequence: bool = False
     """Whether each is to say how far its log has come."""
 

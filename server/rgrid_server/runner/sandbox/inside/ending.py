@@ -146,7 +146,7 @@ class Ending:
         return (
             (sys.stdout, sys.stderr) == self._streams
             and not (gc.callbacks or gc.get_debug())
-            and len(os.listdir("/proc/self/task")) == 1
+            and not has_threads()
         )
 
     def _came_to_its_end(self) -> bool:
@@ -173,6 +173,11 @@ class Ending:
             return None
         name: bytes | None = info.name
         return name if address - 1 < info.address + symbol.contents.size else None
+
+
+def has_threads() -> bool:
+    """Whether this process has a thread beside the first."""
+    return len(os.listdir("/proc/self/task")) > 1
 
 
 def _only_computes(names: set[str]) -> bool:

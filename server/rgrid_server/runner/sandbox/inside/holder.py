@@ -216,7 +216,7 @@ class Holder:
             if child == 0:
                 os._exit(0)
             os.waitpid(child, 0)
-            if _has_threads():
+            if ending.has_threads():
                 return f"unfit {index} it started a thread"
         os.close(printed)
         send(self.channel, "asked " + " ".join(sorted(asked.names)))
@@ -531,10 +531,6 @@ def _printed_file() -> int:
 
 def _descriptors() -> set[str]:
     return {name for name in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + name)}
-
-
-def _has_threads() -> bool:
-    return len(os.listdir("/proc/self/task")) > 1
 
 
 def _limit(what: int, most: int) -> None:
