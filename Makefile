@@ -37,10 +37,7 @@ report:
 # The fault and load programs for a long time, and the table of Airflow's faults on both majors.
 soak:
 	scripts/bootstrap all
-	RGRID_SOAK_ROUNDS=$${RGRID_SOAK_ROUNDS:-20} .venv/bin/python -m pytest -q tests/faults
-	export RGRID_SOAK_ROUNDS=1; for round in $$(seq $${RGRID_SOAK_AIRFLOW_ROUNDS:-10}); do for major in 2 3; do \
-		.venv-airflow$$major/bin/python -m pytest -q tests/airflow/test_faults.py || exit 1; \
-	done; done
+	.venv/bin/python scripts/soak.py
 
 # Airflow 3 with the provider, the cost view and an embedded server with a month of example spend.
 airflow:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,7 @@ class Suite:
     Attributes:
         seconds: about how long they take, by which they are ordered; nothing else depends on it.
         starts_airflow: whether it keeps a core busy by itself.
+        variables: what stands in its environment besides.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Suite:
     paths: Sequence[str]
     seconds: int
     starts_airflow: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
     passed: int = field(default=0, init=False)
     failed: int = field(default=0, init=False)
     skipped: int = field(default=0, init=False)
@@ -60,7 +62,14 @@ class Suite:
         command = [str(ROOT / self.environment / "bin" / "python"), "-m", "pytest", f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", *arguments, *self.paths]
         with (directory / f"{self.name}.txt").open("wb") as output:
-            code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, check=False).returncode
+            code = subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **self.variables},
+                stdout=output,
+                stderr=output,
+                check=False,
+            ).returncode
         self.took_seconds = time.monotonic() - begun
         if not report.exists():
             self.failed += 1
@@ -112,10 +121,10 @@ def _has_tests(path: Path) -> bool:
     return path.name.startswith("test_") or (path.is_dir() and any(path.glob("test_*.py")))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run all suites; returns the exit code."""
+def run_all(suites: Sequence[Suite], arguments: Sequence[str]) -> int:
+    """Run them, print each when it has ended and their sum at last; returns the exit code."""
     compile_sources()
-    wanted = sorted(suites(), key=lambda suite: -suite.seconds)
+    wanted = sorted(suites, key=lambda suite: -suite.seconds)
     printing = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="rgrid-tests-") as name:
         directory = Path(name)
@@ -147,4 +156,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_all(suites(), sys.argv[1:]))

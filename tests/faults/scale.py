@@ -1,7 +1,7 @@
 """How long the programs run: a short round in ``make test``, many long ones in ``make soak``.
 
-``RGRID_SOAK_ROUNDS`` is the number of long rounds, ``RGRID_FAULTS_SEED`` the number that every round's chance
-is drawn from; a failure names the round's seed.
+``RGRID_SOAK_ROUNDS`` is the number of long rounds of random kills, a tenth of it that of every other program;
+``RGRID_FAULTS_SEED`` is the number that every round's chance is drawn from; a failure names the round's seed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import os
 
 SOAK_ROUNDS = int(os.environ.get("RGRID_SOAK_ROUNDS", "0"))
 IS_SOAK = SOAK_ROUNDS > 0
-ROUNDS = range(SOAK_ROUNDS or 1)
+KILL_ROUNDS = range(SOAK_ROUNDS or 1)
+ROUNDS = range(max(1, SOAK_ROUNDS // 10))
 EXECUTIONS = 500 if IS_SOAK else 60
 WAITING_CLIENTS = 10_000 if IS_SOAK else 1_000
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.faults.scale import ROUNDS
 from tests.gate import Gate
 from tests.integration.conftest import Api
 from tests.live import LiveServer
-
-ROUNDS = int(os.environ.get("RGRID_SOAK_ROUNDS", "1"))
 
 SCRIPT = f"""
 import sys, time
@@ -52,7 +51,7 @@ def charges_per_attempt(server: LiveServer) -> Counter[tuple[str, int]]:
         return Counter(database.execute("SELECT execution_id, attempt FROM charges").fetchall())
 
 
-@pytest.mark.parametrize("round_", range(ROUNDS))
+@pytest.mark.parametrize("round_", ROUNDS)
 def test_fifty_running_executions_survive_a_killed_server(tmp_path: Path, round_: int) -> None:
     with LiveServer(tmp_path / "data", options=["--slots", "50"]) as server, Gate() as gate:
         server.wait_for_runner()
@@ -75,7 +74,7 @@ def test_fifty_running_executions_survive_a_killed_server(tmp_path: Path, round_
         assert max(charges_per_attempt(server).values()) == 1
 
 
-@pytest.mark.parametrize("round_", range(ROUNDS))
+@pytest.mark.parametrize("round_", ROUNDS)
 def test_executions_of_a_killed_runner_run_again_once(tmp_path: Path, round_: int) -> None:
     with LiveServer(tmp_path / "data", options=["--slots", "4"]) as server, Gate() as gate:
         server.wait_for_runner()

@@ -9,13 +9,13 @@ import pytest
 
 from tests.faults.grid import Grid
 from tests.faults.kills import disturb, of_database
-from tests.faults.scale import EXECUTIONS, ROUNDS, seed_of
+from tests.faults.scale import EXECUTIONS, KILL_ROUNDS, seed_of
 from tests.postgres import PostgresCluster, postgres_programs
 
 PROGRAM = "random kills"
 
 
-@pytest.mark.parametrize("round_", ROUNDS)
+@pytest.mark.parametrize("round_", KILL_ROUNDS)
 def test_nothing_is_lost_or_done_twice_under_random_kills(tmp_path: Path, round_: int) -> None:
     seed = seed_of(round_)
     with Grid(tmp_path, f"{PROGRAM}, SQLite", seed, slots=4) as grid:
@@ -23,7 +23,7 @@ def test_nothing_is_lost_or_done_twice_under_random_kills(tmp_path: Path, round_
         disturb(grid, load, seed, {"server": grid.kill_server, "runner": grid.kill_runner})
 
 
-@pytest.mark.parametrize("round_", ROUNDS)
+@pytest.mark.parametrize("round_", KILL_ROUNDS)
 def test_nothing_is_lost_or_done_twice_when_postgresql_is_killed_too(
     tmp_path: Path, round_: int, require: Callable[[bool, str], None]
 ) -> None:
