@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -202,6 +203,8 @@ def _check(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:
+    # until it serves (see there), for the same reason as in __main__
+    gc.disable()
     from rgrid_server.serve import serve
 
     return serve(settings)

@@ -112,6 +112,7 @@ async def _serve_opened(
     # what is loaded stays loaded: looking through it for garbage held answers up for 40 ms now and then
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
     log.info("RGrid serves at %s", url)
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import Engine, MetaData, create_engine, make_url, select, text
 from sqlalchemy.engine import Connection
@@ -20,10 +23,11 @@ from rgrid_server.clock import new_id
 from rgrid_server.config import Settings
 from rgrid_server.storage import DATABASE_FILE, migrate, open_database
 from rgrid_server.store import events
-from rgrid_server.store.schema import NewerSchema, alembic_config
+from rgrid_server.store.schema import NewerSchema, alembic_config, known_revisions, upgrade_schema
 from rgrid_server.store.sqlite import sqlite_engine
 from rgrid_server.store.tables import metadata
 from tests.contract.stores import Process, identities
+from tests.live import ROOT
 
 if TYPE_CHECKING:
     from tests.postgres import PostgresCluster
@@ -183,6 +187,56 @@ def carry_all(place: Place) -> list[tuple[str, str]]:
 def test_an_empty_database_comes_to_this_versions_schema(place: Place) -> None:
     migrate(place.settings)
     assert differences(place) == []
+
+
+def made_by(way: Callable[[Engine], None], file: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """What a way to this version's schema makes of an empty file: its statements, and its tables' rows."""
+    engine = sqlite_engine(file)
+    way(engine)
+    with engine.connect() as connection:
+        made = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
+        names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").all()
+        rows = {
+            name: [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {name}")]
+            for (name,) in names
+        }
+    return {name: " ".join(sql.split()) for name, sql in made}, rows
+
+
+def test_the_schema_that_an_empty_sqlite_database_gets_at_once_is_that_of_all_migrations(
+    tmp_path: Path,
+) -> None:
+    def migrated(engine: Engine) -> None:
+        with engine.connect() as connection:
+            command.upgrade(alembic_config(connection), "head")
+
+    def at_once(engine: Engine) -> None:
+        with engine.connect() as connection:
+            upgrade_schema(connection, "here")
+
+    assert made_by(at_once, tmp_path / "at once") == made_by(migrated, tmp_path / "migrated")
+    # the file is also what its script writes, to the letter
+    command_line = [sys.executable, str(ROOT / "scripts/schema_snapshot.py"), "--check"]
+    assert subprocess.run(command_line, check=False).returncode == 0
+
+
+def test_the_revisions_are_named_by_their_files() -> None:
+    with create_engine("sqlite://").connect() as connection:
+        scripts = ScriptDirectory.from_config(alembic_config(connection))
+    assert known_revisions() == sorted(script.revision for script in scripts.walk_revisions())
+    assert known_revisions()[-1] == scripts.get_current_head()
+
+
+def test_a_server_on_data_of_its_version_does_without_alembic(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rgrid_server.config import Settings;"
+        "from rgrid_server.storage import migrate; import rgrid_server.serve;"
+        "migrate(Settings(data_dir=Path(sys.argv[1])));"
+        "print('alembic' in sys.modules)"
+    )
+    for _ in ("made", "found"):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=True)
+        assert done.stdout == b"False\n"
 
 
 @pytest.mark.parametrize("revision", RELEASED)
