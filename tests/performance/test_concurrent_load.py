@@ -11,8 +11,9 @@ import pytest
 from tests.performance.conftest import Api, Report, at_once, percentile, timed
 
 CONCURRENT = {10: (398, 470, 19.5), 25: (620, 796, 26.1), 50: (1053, 1518, 25.8), 100: (1754, 2543, 25.7)}
-SUSTAINED_SECONDS = 12.0
-"""Long enough that the machine's own changes of speed, half within a second, fall on both ends."""
+SUSTAINED_SECONDS = 3.0
+SUSTAINED_ROUNDS = 5
+"""The machine itself may change its speed by half within a second; what slows down itself does so in each."""
 MIXED_MS = {"health": 1074, "estimate": 1197, "executions": 1184, "cost": 1190}
 
 
@@ -75,10 +76,18 @@ def test_half_a_minute_of_ten_clients(api: Api, report: Report) -> None:
 
 def test_sustained_load_does_not_slow_the_server_down(api: Api, report: Report) -> None:
     session = api.session()
-    values: list[float] = []
-    until = time.monotonic() + SUSTAINED_SECONDS
-    while time.monotonic() < until:
-        values.append(timed(lambda: session.get(api.path("executions"), timeout=30)))
-    part = max(1, len(values) // 3)
-    first, last = statistics.median(values[:part]), statistics.median(values[-part:])
-    report.add("degradation under sustained load", "last/first", max(0.0, (last / first - 1) * 100), 13, "%")
+    rises = []
+    for _ in range(SUSTAINED_ROUNDS):
+        values: list[float] = []
+        until = time.monotonic() + SUSTAINED_SECONDS
+        while time.monotonic() < until:
+            values.append(timed(lambda: session.get(api.path("executions"), timeout=30)))
+        part = max(1, len(values) // 3)
+        rises.append(statistics.median(values[-part:]) / statistics.median(values[:part]))
+    report.add(
+        "degradation under sustained load",
+        "last/first",
+        max(0.0, (statistics.median(rises) - 1) * 100),
+        13,
+        "%",
+    )
