@@ -41,7 +41,7 @@ class Suite:
 
     Attributes:
         seconds: about how long they take, by which they are ordered; nothing else depends on it.
-        starts_airflow: whether it keeps a core busy by itself.
+        turn: suites of one turn run one after another, such as those that keep a core busy by themselves.
         variables: what stands in its environment besides.
     """
 
@@ -49,7 +49,7 @@ class Suite:
     environment: str
     paths: Sequence[str]
     seconds: int
-    starts_airflow: bool = False
+    turn: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
     passed: int = field(default=0, init=False)
     failed: int = field(default=0, init=False)
@@ -110,10 +110,10 @@ def suites() -> list[Suite]:
         ],
         Suite("unit", ".venv", ["tests/unit"], 60),
         Suite("contract", ".venv", ["tests/contract"], 210),
-        Suite("airflow3", ".venv-airflow3", ["tests/airflow"], 300, starts_airflow=True),
-        Suite("airflow2", ".venv-airflow2", ["tests/airflow"], 290, starts_airflow=True),
+        Suite("airflow3", ".venv-airflow3", ["tests/airflow"], 300, turn="airflow"),
+        Suite("airflow2", ".venv-airflow2", ["tests/airflow"], 290, turn="airflow"),
         Suite("faults", ".venv", ["tests/faults"], 400),
-        Suite("browser", ".venv", ["tests/browser"], 120, starts_airflow=True),
+        Suite("browser", ".venv", ["tests/browser"], 120, turn="airflow"),
     ]
 
 
@@ -135,8 +135,10 @@ def run_all(suites: Sequence[Suite], arguments: Sequence[str]) -> int:
                 print(f"\n--- {suite.name}: {suite.took_seconds:.0f} s ---", flush=True)
                 print((directory / f"{suite.name}.txt").read_text(errors="replace"), flush=True)
 
-        queue = [[suite] for suite in wanted if not suite.starts_airflow]
-        queue.insert(0, [suite for suite in wanted if suite.starts_airflow])
+        turns: dict[str, list[Suite]] = {}
+        for suite in wanted:
+            turns.setdefault(suite.turn or suite.name, []).append(suite)
+        queue = sorted(turns.values(), key=lambda suites: -sum(suite.seconds for suite in suites))
         with ThreadPoolExecutor(WORKERS) as workers:
             list(workers.map(lambda suites: [run(suite) for suite in suites], queue))
     passed, failed, skipped = (

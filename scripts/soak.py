@@ -33,7 +33,7 @@ def suites() -> list[Suite]:
                 f".venv-airflow{major}",
                 ["tests/airflow/test_faults.py"],
                 250,
-                starts_airflow=True,
+                turn=f"airflow{major}",
                 # a round is a process of its own; any number stands for the whole table
                 variables={"RGRID_SOAK_ROUNDS": "1"},
             )
