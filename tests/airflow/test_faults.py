@@ -45,11 +45,11 @@ MODES = ("waits", "defers")
 QUICK_TO_NOTICE = {
     "CORE__PARALLELISM": "24",
     "CORE__MAX_ACTIVE_TASKS_PER_DAG": "100",
-    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
+    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "45",
     "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
     "SCHEDULER__JOB_HEARTBEAT_SEC": "2",
     "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
-    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",
     # 3.x
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "40",
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
@@ -61,7 +61,8 @@ QUICK_TO_NOTICE = {
     "SCHEDULER__STANDALONE_DAG_PROCESSOR": "True",
     "API__AUTH_BACKENDS": "airflow.providers.fab.auth_manager.api.auth.backend.basic_auth",
 }
-"""Airflow takes minutes to give up what has died; here it takes seconds."""
+"""Airflow takes minutes to give up what has died; here it takes seconds, though more than a scheduler needs to
+come to its own heartbeat on a busy machine: one that seems dead to itself gives up all that runs."""
 
 
 @dataclass
