@@ -61,8 +61,11 @@ QUICK_TO_NOTICE = {
     "SCHEDULER__STANDALONE_DAG_PROCESSOR": "True",
     "API__AUTH_BACKENDS": "airflow.providers.fab.auth_manager.api.auth.backend.basic_auth",
 }
-"""Airflow takes minutes to give up what has died; here it takes seconds, though more than a scheduler needs to
-come to its own heartbeat on a busy machine: one that seems dead to itself gives up all that runs."""
+"""Airflow takes minutes to give up what has died; here it takes seconds.
+
+More, though, than a busy scheduler needs to come to its own heartbeat: one that seems dead to itself gives up
+all that runs.
+"""
 
 
 @dataclass
