@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 DEFAULT_EXECUTION_MIB = 2048
 """What an execution may use when it asks for nothing else."""
@@ -35,19 +38,29 @@ class DiskFloor:
     Args:
         directory: where the work stands.
         min_free_bytes: with less it is too full; on a small disk with less than a 20th of it.
+
+    Attributes:
+        is_reached: whether it had so little at the last look.
     """
 
     def __init__(self, directory: Path, min_free_bytes: int) -> None:
         self._directory = directory
         self._min_free_bytes = min_free_bytes
+        self.is_reached = False
 
-    def is_reached(self) -> bool:
-        """Look now; a directory that is gone is not full."""
+    def look(self) -> None:
+        """Look now, and say so where ``is_reached`` changes; a directory that is gone is not full."""
         try:
             usage = shutil.disk_usage(self._directory)
         except OSError:
-            return False
-        return usage.free < min(self._min_free_bytes, usage.total // SMALL_DISK_PART)
+            is_reached = False
+        else:
+            is_reached = usage.free < min(self._min_free_bytes, usage.total // SMALL_DISK_PART)
+        if is_reached and not self.is_reached:
+            log.warning("the disk of %s is nearly full; nothing is taken until it has room", self._directory)
+        elif self.is_reached and not is_reached:
+            log.info("the disk of %s has room again", self._directory)
+        self.is_reached = is_reached
 
 
 class ServerClock:

@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from rgrid_server.domain.attempts import Assignment, AttemptId, Outcome, OutputFile, Report, Specification
+from rgrid_server.domain.attempts import AttemptId, Outcome, OutputFile, Report, Specification
 from rgrid_server.runner.carrier import Attempt, describe
 from rgrid_server.runner.connection import Dismissed, Lease, NoRoom, Work
 from rgrid_server.runner.outputs import Finished
 from rgrid_server.runner.sandbox.base import Ended, Exit
 from rgrid_server.runner.service import FORSAKEN_SECONDS, RunnerService
 from rgrid_server.runner.workspace import Workspace
+from tests.unit.runner.assignments import assignment
 
 
 @dataclass
@@ -103,27 +104,6 @@ def exit_(ended: Ended, code: int, *, was_signaled: bool = False) -> Exit:
     return Exit(ended, code, was_signaled, duration_ms=1, cpu_ms=1, peak_memory_mib=1)
 
 
-ASSIGNMENT = Assignment(
-    execution_id="exec_1",
-    attempt=1,
-    token="t",
-    specification="s",
-    tenant_id="t",
-    batch_id=None,
-    args=[],
-    env_vars={},
-    inputs=[],
-    outputs=None,
-    timeout_ms=1500,
-    cpus_milli=1000,
-    memory_mib=64,
-    first_sequence=1,
-    log_limit_bytes=1,
-    output_limit_bytes=1,
-    output_limit_files=1,
-)
-
-
 @pytest.mark.parametrize(
     ("ended", "outcome", "exit_code", "why"),
     [
@@ -141,7 +121,7 @@ ASSIGNMENT = Assignment(
 def test_an_exit_is_said_in_the_words_of_the_wire(
     ended: Exit, outcome: Outcome, exit_code: int, why: str | None
 ) -> None:
-    found, code, message = describe(ended, ASSIGNMENT)
+    found, code, message = describe(ended, assignment())
     assert (found, code) == (outcome, exit_code)
     assert message is None if why is None else why in (message or "")
 
@@ -167,7 +147,7 @@ class FullServer:
         if self.has_given:
             await asyncio.Event().wait()
         self.has_given = True
-        return Work([(ASSIGNMENT, Specification("", "script.py", "python:3.11", None))], [], drain=False)
+        return Work([(assignment(), Specification("", "script.py", "python:3.11", None))], [], drain=False)
 
     async def release(self, handed_back: list[AttemptId]) -> None:
         del handed_back
