@@ -490,7 +490,7 @@ HOLDER = """
 import asyncio, os, sys
 from pathlib import Path
 from tests.contract.test_sandboxes import Bench
-from rgrid_server.runner.sandbox.processes import become_subreaper
+from rgrid_server.runner.sandbox.inside.holder.processes import become_subreaper
 
 async def hold(name, directory, start):
     become_subreaper()

@@ -19,7 +19,7 @@ import pytest
 
 from rgrid_server.domain.attempts import OUTPUT_HEAD_CHARS, Outcome, Report, Stream
 from rgrid_server.runner.sandbox import bubblewrap
-from rgrid_server.runner.sandbox.processes import children_of
+from rgrid_server.runner.sandbox.inside.holder.processes import children_of
 from tests.integration.fake_server import PATIENCE_SECONDS, RUNNER_KEY, FakeServer, Id, server_now_ms
 
 RUNTIME = f"python:{sys.version_info[0]}.{sys.version_info[1]}"

@@ -32,7 +32,7 @@ from rgrid_server.runner.machine import DEFAULT_MIN_FREE_BYTES, offered_memory_m
 from rgrid_server.runner.sandbox.base import Sandbox
 from rgrid_server.runner.sandbox.choice import NAMES, Choice, Unavailable, choose
 from rgrid_server.runner.sandbox.containers import DockerSandbox
-from rgrid_server.runner.sandbox.processes import become_subreaper
+from rgrid_server.runner.sandbox.inside.holder.processes import become_subreaper
 from rgrid_server.runner.service import DRAIN_SECONDS, RunnerService
 from rgrid_server.runner.uv import EnvironmentFault, Rejected
 

@@ -10,6 +10,8 @@ import pytest
 
 from rgrid_server.runner.sandbox.holders import INSIDE
 
+HOLDER = str(INSIDE / "holder")
+
 HARNESS = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -40,7 +42,7 @@ def ended(script: str, before: str = "") -> tuple[int, str]:
     """The exit code, and what was printed, of an interpreter that runs a script and then ends."""
     program = HARNESS.format(before=before, script=script)
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-c", program, str(INSIDE)]
+    command = [sys.executable, "-c", program, HOLDER]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=variables)
     return run.returncode, run.stdout
 
@@ -94,7 +96,7 @@ def test_what_cannot_be_flushed_is_told_as_cpython_tells_it() -> None:
 @pytest.mark.parametrize("command", ["true", "false"])
 def test_an_interpreter_whose_probe_ends_otherwise_never_ends_at_once(command: str) -> None:
     program = (
-        f"import os, sys; sys.path.insert(0, {str(INSIDE)!r}); import ending\n"
+        f"import os, sys; sys.path.insert(0, {HOLDER!r}); import ending\n"
         f"end = ending.Ending(); end.heed(os.posix_spawnp({command!r}, [{command!r}], {{}}))\n"
         "print(end._is_safe)"
     )
@@ -104,7 +106,7 @@ def test_an_interpreter_whose_probe_ends_otherwise_never_ends_at_once(command: s
 
 def test_an_interpreter_is_asked_whether_its_ends_can_be_told_apart() -> None:
     program = (
-        f"import sys; sys.path.insert(0, {str(INSIDE)!r}); import ending\n"
+        f"import sys; sys.path.insert(0, {HOLDER!r}); import ending\n"
         "end = ending.Ending(); end.heed(end.probe()); print(end._is_safe)"
     )
     run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)

@@ -1,6 +1,6 @@
 """The docker sandbox: each holder in a container of its own.
 
-The container's first process is the holder (inside/holder.py), which answers on a socket that stands in its
+The container's first process is the holder (inside/holder/), which answers on a socket that stands in its
 box; when that closes, the holder ends, and with it the container, which the daemon then removes. Scripts run
 as an ordinary user without capabilities under Docker's own system call filter, on a root that is read-only.
 
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from rgrid_server.runner.sandbox import cgroups, seccomp, view
 from rgrid_server.runner.sandbox.held import HeldSandbox
-from rgrid_server.runner.sandbox.holders import BEGIN_SECONDS, CHANNEL_VARIABLE, INSIDE, RUN, Kind, Limits
+from rgrid_server.runner.sandbox.holders import BEGIN_SECONDS, INSIDE, RUN, Kind, Limits
+from rgrid_server.runner.sandbox.inside.holder.channel import CHANNEL_VARIABLE
 from rgrid_server.runner.workspace import PARTS
 
 if TYPE_CHECKING:

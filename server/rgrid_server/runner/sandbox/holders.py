@@ -1,4 +1,4 @@
-"""A holder (inside/holder.py) as its runner sees it: a process, the socket to it, and the box it works in."""
+"""A holder (inside/holder/) as its runner sees it: a process, the socket to it, and the box it works in."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rgrid_server.runner.sandbox.base import ImportStatement, SandboxFailure
+from rgrid_server.runner.sandbox.inside.holder.channel import CHANNEL_VARIABLE
 
 INSIDE = Path(__file__).parent / "inside"
-CHANNEL_VARIABLE = "RGRID_HOLDER_CHANNEL"
 RUN = "run"
 MAX_ANSWER_BYTES = 1024 * 1024
 BEGIN_SECONDS = 120.0
@@ -244,22 +244,21 @@ class Holder:
         Raises:
             OSError: it does not listen.
         """
-        body = marshal.dumps(message, 2)
+        head, body = _framed(message)
         if self._channel is None:
             raise BrokenPipeError
         loop = asyncio.get_running_loop()
         if descriptors:
-            socket.send_fds(self._channel, [len(body).to_bytes(4, "big")], descriptors)
+            socket.send_fds(self._channel, [head], descriptors)
             await loop.sock_sendall(self._channel, body)
         else:
-            await loop.sock_sendall(self._channel, len(body).to_bytes(4, "big") + body)
+            await loop.sock_sendall(self._channel, head + body)
 
     def post(self, message: dict[str, Any]) -> None:
         """Send a small request now; one that is gone does not hear it."""
-        body = marshal.dumps(message, 2)
         if self._channel is not None:
             with contextlib.suppress(OSError):
-                self._channel.send(len(body).to_bytes(4, "big") + body)
+                self._channel.send(b"".join(_framed(message)))
 
     async def receive(self) -> str | None:
         """The next answer; None when the holder is gone."""
@@ -353,6 +352,12 @@ async def _begin(holder: Holder, statements: tuple[ImportStatement, ...], call_f
             holder.loaded = frozenset(rest.split())
             await asyncio.to_thread(shutil.rmtree, holder.box / RUN)
             return
+
+
+def _framed(message: dict[str, Any]) -> tuple[bytes, bytes]:
+    """A request as the channel carries it: how long it is, and the request itself."""
+    body = marshal.dumps(message, 2)
+    return len(body).to_bytes(4, "big"), body
 
 
 def _end(holder: Holder) -> None:

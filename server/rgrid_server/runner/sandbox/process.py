@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rgrid_server.runner.sandbox.held import HeldSandbox
 from rgrid_server.runner.sandbox.holders import END_SECONDS, INSIDE, RUN, Kind, SpawnedProcess
-from rgrid_server.runner.sandbox.processes import children_of, is_subreaper, kill
+from rgrid_server.runner.sandbox.inside.holder.processes import children_of, is_subreaper, kill
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ end (the C stack says that it is one of these); threads; objects with a finalize
 close something of their own.
 
 This comes first to ``atexit``, and so is called last, when the script's threads and its own callbacks are
-through. As holder.py it runs under every Python back to 3.8, and hides what it imports.
+through. Every holder starts it once as a script, so it stands alone.
 """
 
 from __future__ import annotations
