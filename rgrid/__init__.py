@@ -83,14 +83,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'rgrid' has no attribute {name!r}")
-    from importlib import import_module
+    from rgrid._lazy import load
 
-    value = getattr(import_module(f"rgrid.{home}"), name)
-    globals()[name] = value
-    return value
+    return load(globals(), _HOMES, name)
 
 
 def __dir__() -> list[str]:

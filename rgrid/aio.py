@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rgrid import calls, config, files, models, parts
-from rgrid.client import WAIT_SECONDS
 from rgrid.exceptions import ConfigurationError, RGridError
-from rgrid.patience import MAX_FAILURES, PASSING, Cuts, Patience
+from rgrid.patience import MAX_FAILURES, PASSING, WAIT_SECONDS, Cuts, Patience
 from rgrid.streams import FolderOf, OutputFiles, Rest, ResultLines, Sink, folder_by_input
 from rgrid.submissions import execution_body
 from rgrid.transport.base import AsyncTransport, Server

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rgrid import calls, config, models
-from rgrid.exceptions import NotFound, RGridError, TimedOut
-from rgrid.patience import MAX_FAILURES, PASSING, Cuts, Patience
+from rgrid import calls, config, following, models
+from rgrid.exceptions import TimedOut
+from rgrid.patience import WAIT_SECONDS
 from rgrid.transport.base import Server, Transport
 
 if TYPE_CHECKING:
@@ -18,11 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rgrid import files, streams
-    from rgrid.arriving import Told
 
 T = TypeVar("T")
-
-WAIT_SECONDS = 30.0
 
 
 class Client:
@@ -142,70 +138,15 @@ class Client:
         """
         from pathlib import Path
 
-        from rgrid import files
+        from rgrid import transfers
 
-        outputs = [item for item in self.artifacts(execution_id) if item.artifact_type == "output"]
-        if names is not None:
-            there = {item.filename for item in outputs}
-            for name in names:
-                if name not in there:
-                    known = ", ".join(sorted(there)) or "none"
-                    raise NotFound(f"{execution_id} has no output {name!r}; there is {known}", status=404)
-            outputs = [item for item in outputs if item.filename in names]
-        directory = Path(output_dir)
-        shown = progress or files.Silent()
-        shown.on_start(sum(item.size_bytes for item in outputs))
-        try:
-            return [
-                self._download(item, files.target_of(item.filename, directory), shown) for item in outputs
-            ]
-        finally:
-            shown.on_end()
-
-    def _download(self, artifact: models.Artifact, target: Path, shown: files.Progress) -> Path:
-        from rgrid import files
-        from rgrid.arriving import Told
-
-        def behind(start: int) -> calls.Call[bytes]:
-            return calls.fetch(self.send(calls.download_url(artifact.file_path)), start, artifact.sha256)
-
-        with files.AtomicFile(target, artifact.sha256, artifact.mode, artifact.size_bytes) as file:
-            self._fetch(file, behind, Told(file, shown))
-        return target
-
-    def _fetch(self, file: files.AtomicFile, behind: Callable[[int], calls.Call[bytes]], told: Told) -> None:
-        """Fetch a file by the calls for what is behind an offset, going on where it was cut."""
-        cuts = Cuts()
-        while not file.is_whole:
-            try:
-                for chunk in self.transport.stream(behind(file.received_bytes)):
-                    file.write(chunk)
-                    told.tell()
-                file.check()
-            except RGridError as failure:
-                told.tell()
-                cuts.bear(failure, file.received_bytes)
-            else:
-                return
+        return transfers.download(self.transport, execution_id, Path(output_dir), names, progress)
 
     def logs(
         self, execution_id: str, *, after: int = 0, follow: bool = False, stream: str | None = None
     ) -> Iterator[models.LogEntry]:
         """Its log from an entry on; with ``follow`` until it ends, each entry once whatever breaks."""
-        patience = Patience(MAX_FAILURES if follow else 0)
-        while True:
-            try:
-                page = self.send(calls.get_logs(execution_id, after, WAIT_SECONDS if follow else 0))
-            except PASSING as failure:
-                time.sleep(patience.delay_after(failure))
-                continue
-            patience.renew()
-            for entry in page.entries:
-                if stream is None or entry.stream == stream:
-                    yield entry
-            after = page.next_after
-            if page.is_complete or (not follow and not page.entries):
-                return
+        return following.logs(self.transport, execution_id, after, follow=follow, stream=stream)
 
     def events(self, after: int | None = None, *, batch_id: str | None = None) -> Iterator[models.Event]:
         """Every transition behind a position, or from now on, without end; each once, whatever breaks.
@@ -213,53 +154,13 @@ class Client:
         Raises:
             rgrid.exceptions.ApiError: ``position_expired``, the server no longer has what comes behind it.
         """
-        patience = Patience()
-        while True:
-            # from now on: where now is, the first answer says at once
-            wait_seconds = 0 if after is None else WAIT_SECONDS
-            try:
-                page = self.send(calls.get_events(after, wait_seconds=wait_seconds, batch_id=batch_id))
-            except PASSING as failure:
-                time.sleep(patience.delay_after(failure))
-                continue
-            patience.renew()
-            yield from page.events
-            after = page.next_after
+        return following.events(self.transport, after, batch_id)
 
     def upload(self, paths: Mapping[str, Path], progress: files.Progress | None = None) -> dict[str, str]:
         """Upload what of some files the server lacks; returns the SHA-256 of each by its name."""
-        from rgrid import files
+        from rgrid import transfers
 
-        hashes = {name: files.hash_file(path) for name, path in paths.items()}
-        by_hash = {hashes[name]: path for name, path in paths.items()}
-        if not by_hash:
-            return {}
-        missing = self.send(calls.missing_blobs(list(by_hash)))
-        sizes = {sha256: by_hash[sha256].stat().st_size for sha256 in missing}
-        shown = progress or files.Silent()
-        shown.on_start(sum(sizes.values()))
-        try:
-            small = [(one, by_hash[one]) for one in missing if sizes[one] <= files.SMALL_FILE_BYTES]
-            for group in files.frames_of(small):
-                self.send(calls.put_blobs(group))
-                shown.on_advance(sum(len(data) for data in group.values()))
-            for one in missing:
-                if sizes[one] > files.SMALL_FILE_BYTES:
-                    self._put(one, by_hash[one], sizes[one], shown)
-        finally:
-            shown.on_end()
-        return hashes
-
-    def _put(self, sha256: str, path: Path, size_bytes: int, shown: files.Progress) -> None:
-        """Upload a file, a large one in parts."""
-        from rgrid import parts
-
-        most_bytes = parts.part_bytes()
-        if size_bytes <= most_bytes:
-            self.send(calls.put_blob(sha256, path))
-            shown.on_advance(size_bytes)
-            return
-        parts.carry(parts.upload_steps(sha256, path, size_bytes, most_bytes, shown.on_advance), self.send)
+        return transfers.upload(self.transport, paths, progress)
 
     def submit_batch(
         self,
@@ -316,7 +217,9 @@ class Client:
         """
         from rgrid.streams import ResultLines
 
-        return self._follow_batch(batch_id, after, follow, calls.batch_results, ResultLines)
+        return following.batch(
+            self.transport, batch_id, after, calls.batch_results, ResultLines, follow=follow
+        )
 
     def batch_outputs(
         self,
@@ -343,58 +246,15 @@ class Client:
         from rgrid.streams import OutputFiles, folder_by_input
 
         directory, named = Path(output_dir), folder_of or folder_by_input
-        return self._follow_batch(
-            batch_id, after, follow, calls.batch_outputs, lambda: OutputFiles(directory, named), progress
+        return following.batch(
+            self.transport,
+            batch_id,
+            after,
+            calls.batch_outputs,
+            lambda: OutputFiles(directory, named),
+            follow=follow,
+            progress=progress,
         )
-
-    def _follow_batch(
-        self,
-        batch_id: str,
-        after: int,
-        follow: bool,
-        call: Callable[..., calls.Call[bytes]],
-        begin: Callable[[], streams.Sink],
-        progress: files.Progress | None = None,
-    ) -> Iterator[models.BatchResult]:
-        patience, is_over = Patience(), False
-        while True:
-            sink, rest = begin(), None
-            try:
-                for chunk in self.transport.stream(call(batch_id, after, follow=follow)):
-                    if progress is not None:
-                        progress.on_advance(len(chunk))
-                    for result in sink.feed(chunk):
-                        patience.renew()
-                        after = result.position
-                        yield result
-                # a server that stops ends its streams; only what ends after the batch has is whole
-                if is_over or not follow:
-                    return
-                is_over = self.batch(batch_id).is_terminal
-            except PASSING as failure:
-                time.sleep(patience.delay_after(failure))
-                rest = sink.rest()
-            finally:
-                sink.abandon()
-            if rest is not None and self._fetch_rest(rest, progress):
-                after = rest.result.position
-                yield rest.result
-
-    def _fetch_rest(self, rest: streams.Rest, progress: files.Progress | None) -> bool:
-        """Fetch what a stream was cut in, going on where it was; False where that does not work just now."""
-        from rgrid import files
-        from rgrid.arriving import Told
-
-        shown = progress or files.Silent()
-        try:
-            for item, target in rest.files:
-                with files.AtomicFile(target, item.sha256, item.mode, item.size_bytes) as file:
-                    # what is here the stream has brought, and told
-                    told = Told(file, shown, file.received_bytes)
-                    self._fetch(file, partial(calls.get_blob, item.sha256), told)
-        except PASSING:
-            return False
-        return True
 
     def cancel_batch(self, batch_id: str) -> models.Batch:
         """Stop all of a batch."""

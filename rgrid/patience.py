@@ -1,4 +1,4 @@
-"""How long a reader that follows something puts up with a server that is away."""
+"""How long who follows something waits for more of it, and puts up with a server that is away."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from rgrid.exceptions import ApiError, RateLimited, RGridError, ServerError, Tra
 PASSING = (TransportError, ServerError, RateLimited)
 """What passes when it is tried again later."""
 
+WAIT_SECONDS = 30.0
+"""So long one call waits for something to come; then it is made again."""
 MAX_CUTS = 3
 """So often in a row a file is fetched in vain, no byte of it coming."""
 MAX_FAILURES = 60

@@ -80,11 +80,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'rgrid.models' has no attribute {name!r}")
-    from importlib import import_module
+    from rgrid._lazy import load
 
-    value = getattr(import_module(f"rgrid.models.{home}"), name)
-    globals()[name] = value
-    return value
+    return load(globals(), _HOMES, name)

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgrid import calls, patience
+from rgrid import calls, patience, transfers
 from rgrid.arriving import KEEP_FROM_BYTES, AtomicFile, Told
-from rgrid.client import Client
 from rgrid.exceptions import (
     ConfigurationError,
     Conflict,
@@ -261,8 +260,7 @@ def fetch(transport: Downloads, target: Path, size_bytes: int | None, sha256: st
     moved = Moved()
     told = hashlib.sha256(transport.data).hexdigest() if sha256 is None else sha256
     with AtomicFile(target, told, 0o644, size_bytes) as file:
-        client = Client(transport=transport)
-        client._fetch(file, lambda start: calls.get_blob(told, start), Told(file, moved))
+        transfers.fetch(transport, file, lambda start: calls.get_blob(told, start), Told(file, moved))
     return moved.bytes
 
 
