@@ -55,6 +55,16 @@ def next_step(
     return Step.ATTACH if is_mine and succeeded else Step.RENEW
 
 
+def may_end(mine: Mapping[str, Any], held: Mapping[str, Any]) -> bool:
+    """Whether a try that is over may end the work that holds its run key: none of a try after it.
+
+    Args:
+        mine: the attribution of the try.
+        held: the metadata of the work.
+    """
+    return _place(held) <= _place(mine)
+
+
 def says_its_life(metadata: Mapping[str, Any]) -> bool:
     """Whether a clear could be told by it; else work is acknowledged as soon as its result is taken."""
     return RUN_STARTED_AT in metadata or MAX_TRIES in metadata

@@ -56,13 +56,16 @@ def get_batch(batch_id: str, wait_seconds: float = 0) -> Call[models.Batch]:
     )
 
 
-def lookup_batches(ids: Sequence[str]) -> Call[dict[str, models.Batch]]:
-    """Those of at most 1000 ids that there are, by id, without ``eta_seconds``."""
+def lookup_batches(ids: Sequence[str], *, run_keys: Sequence[str] = ()) -> Call[dict[str, models.Batch]]:
+    """Those of at most 1000 ids that there are, by id, and what holds one of as many run keys.
+
+    None of them says ``eta_seconds``.
+    """
     return Call(
         "POST",
         "/batches/lookup",
         lambda answer: {item["batch_id"]: models.Batch.from_wire(item) for item in answer.json()["batches"]},
-        json={"ids": list(ids)},
+        json={"ids": list(ids), **({"run_keys": list(run_keys)} if run_keys else {})},
     )
 
 

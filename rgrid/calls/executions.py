@@ -58,15 +58,24 @@ def list_executions(
     )
 
 
-def lookup_executions(ids: Sequence[str], *, log_sequence: bool = False) -> Call[dict[str, models.Execution]]:
-    """Those of at most 1000 ids that there are, by id; with ``log_sequence`` each says how far its log is."""
+def lookup_executions(
+    ids: Sequence[str], *, log_sequence: bool = False, run_keys: Sequence[str] = ()
+) -> Call[dict[str, models.Execution]]:
+    """Those of at most 1000 ids that there are, by id, and what holds one of as many run keys.
+
+    With ``log_sequence`` each says how far its log is.
+    """
     return Call(
         "POST",
         "/executions/lookup",
         lambda answer: {
             item["execution_id"]: models.Execution.from_wire(item) for item in answer.json()["executions"]
         },
-        json={"ids": list(ids), **({"log_sequence": True} if log_sequence else {})},
+        json={
+            "ids": list(ids),
+            **({"log_sequence": True} if log_sequence else {}),
+            **({"run_keys": list(run_keys)} if run_keys else {}),
+        },
     )
 
 

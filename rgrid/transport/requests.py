@@ -104,7 +104,8 @@ class RequestsTransport:
             prepared.headers.pop("Authorization", None)
         url = prepared.url or ""
         settings = self._session.merge_environment_settings(url, {}, stream=True, verify=None, cert=None)
-        timeout = (CONNECT_SECONDS, self._server.timeout_for(call))
+        answer_seconds = self._server.timeout_for(call)
+        timeout = (min(CONNECT_SECONDS, answer_seconds), answer_seconds)
         return self._session.send(prepared, timeout=timeout, **settings)
 
 

@@ -12,7 +12,7 @@ import requests
 from rgrid.aio import AsyncClient
 from rgrid.client import Client
 from rgrid.exceptions import RGridError
-from rgrid.transport.base import Server
+from rgrid.transport.base import RetryPolicy, Server
 from rgrid.transport.requests import RequestsTransport
 from rgrid_provider._compat import AirflowException, BaseHook
 
@@ -76,10 +76,22 @@ class RGridHook(BaseHook):
     @cached_property
     def client(self) -> Client:
         """The client: everything that the server can do."""
+        return self.new_client()
+
+    def new_client(self, answer_seconds: float | None = None) -> Client:
+        """Another client, for whom the first one may be in the middle of a request.
+
+        Args:
+            answer_seconds: ask once, and wait so long for an answer; as the connection says when None.
+        """
+        server, retries = self.settings.server, None
+        if answer_seconds is not None:
+            server = Server(server.url, server.api_key, min(answer_seconds, server.timeout_seconds))
+            retries = RetryPolicy(attempts=1)
         session = requests.Session()
         session.verify = self.settings.verify
         session.proxies.update(self.settings.proxies)
-        return Client(transport=RequestsTransport(self.settings.server, session=session))
+        return Client(transport=RequestsTransport(server, retries, session=session))
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the server answers and knows the key."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -11,9 +12,11 @@ from jinja2 import TemplateNotFound
 
 from rgrid.client import Client
 from rgrid.exceptions import RunKeyConflict
+from rgrid.models import Batch, Execution
 from rgrid.submissions import REGISTRY_AUTH, execution_body
 from rgrid_provider._compat import (
     AirflowException,
+    AirflowTaskTimeout,
     BaseOperator,
     beside_signal,
     default_deferrable,
@@ -25,6 +28,7 @@ from rgrid_provider.attribution import attribution
 from rgrid_provider.done import Done, tell_assets
 from rgrid_provider.hooks.rgrid import RGridHook
 from rgrid_provider.sources import requirements_text, script_source
+from rgrid_provider.unanswered import ANSWER_SECONDS, find_unanswered
 
 Work = TypeVar("Work")
 
@@ -81,6 +85,8 @@ class GridOperator(BaseOperator):
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
         self._task_instance: Any = None
+        self._mine: Mapping[str, Any] = {}
+        self._run_key: str | None = None
         self._work_id: str | None = None
         self._was_ended = False
         self._done: Done | None = None
@@ -166,6 +172,12 @@ class GridOperator(BaseOperator):
                 self._cancel(self.hook.client, work_id)
         return super().resume_execution(next_method, next_kwargs, context)
 
+    def _begin(self, context: Any) -> None:
+        """Note whose try this is, for its end; nothing is submitted yet."""
+        self._task_instance = context["ti"]
+        self._mine = attribution(context)
+        self._run_key = self._work_id = None
+
     def _keep(self, context: Any, work_id: str) -> None:
         """Remember what was submitted, for a kill and for whoever looks at the task."""
         self._work_id = work_id
@@ -184,24 +196,61 @@ class GridOperator(BaseOperator):
             what = self._work_id or "what it submits"
             self.log.info("the worker stops; %s goes on, and the next try attaches to it", what)
             return
-        # what is being submitted just now is looked after when its id is known
+        # nothing is submitted from now on, and what is answered from now on is canceled
         self._was_ended = True
-        if self._work_id is not None:
-            self.log.info("the task was ended; canceling %s", self._work_id)
-            # a hook of its own: the signal may have come in the middle of the other's request
-            self._cancel(RGridHook(self.rgrid_conn_id).client, self._work_id)
+        self._end_work("the task was ended")
 
-    def _submit_in_place(self, submit: Callable[[], Work]) -> Work:
-        """Submit; other work that holds the run key is ended first."""
+    @contextmanager
+    def _ended_by_timeout(self) -> Iterator[None]:
+        """Let nothing that was submitted outlive the task's time."""
         try:
+            yield
+        except AirflowTaskTimeout:
+            self._end_work("the task's time is over")
+            # on_kill comes next, and has nothing to decide any more
+            self._task_instance = None
+            raise
+
+    def _end_work(self, why: str) -> None:
+        """Cancel what was submitted, also where its answer has not come."""
+        if self._work_id is None and self._run_key is None:
+            return
+        work_id = self._work_id
+        # clients of their own: the signal came in the middle of whatever the other one does
+        if work_id is None:
+            self.log.info("%s while it submitted; looking for what holds %s", why, self._run_key)
+            asking, run_key = self.hook.new_client(ANSWER_SECONDS), str(self._run_key)
+            found = find_unanswered(lambda: self._held_by(asking, run_key), self._mine)
+            if found is None:
+                self.log.info("nothing that this task has submitted runs")
+                return
+            work_id = str(getattr(found, self.work_id_key))
+        self.log.info("%s; canceling %s", why, work_id)
+        self._cancel(self.hook.new_client(), work_id)
+
+    def _submit_in_place(self, run_key: str, submit: Callable[[], Work]) -> Work:
+        """Submit; other work that holds the run key is ended first."""
+
+        def send() -> Work:
+            # in this order: a kill that comes between the two finds the key
+            self._run_key = run_key
+            if self._was_ended:
+                raise AirflowException("the task was ended before it submitted")
             return submit()
+
+        try:
+            return send()
         except RunKeyConflict as conflict:
             self.log.warning(
                 "an earlier try submitted other work as %s: the DAG has changed since; canceling that",
                 conflict.holder_id,
             )
             self._end_and_free(self.hook.client, conflict.holder_id)
-            return submit()
+            return send()
+
+    def _held_by(self, client: Client, run_key: str) -> Execution | Batch | None:
+        """The work that holds a run key."""
+        raise TypeError("an operator says how its work is found")
 
     def _cancel(self, client: Client, work_id: str) -> None:
         raise TypeError("an operator says how its work is ended")

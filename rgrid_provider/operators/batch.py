@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rgrid import calls
 from rgrid.client import Client
 from rgrid.exceptions import ConfigurationError, InvalidRequest, TooLarge
 from rgrid.models import Batch, BatchResult
 from rgrid.streams import folder_by_input
-from rgrid_provider._compat import AirflowException, AirflowFailException, AirflowTaskTimeout
+from rgrid_provider._compat import AirflowException, AirflowFailException
 from rgrid_provider.attribution import run_key
 from rgrid_provider.done import Done, Written
 from rgrid_provider.links.rgrid import RGridBatchLink
@@ -84,27 +85,22 @@ class RGridBatchOperator(GridOperator):
 
     def execute(self, context: Any) -> Any:
         """Submit, or attach to what an earlier try submitted; then wait."""
-        self._task_instance = context["ti"]
-        batch = self._submit_once(context)
-        self._keep(context, batch.batch_id)
-        if not self.wait_for_completion:
-            return batch.batch_id
-        if self.deferrable and not batch.is_terminal:
-            self._defer(
-                RGridBatchTrigger(
-                    rgrid_conn_id=self.rgrid_conn_id,
-                    batch_id=batch.batch_id,
-                    poll_interval=self.poll_interval,
-                ),
-                "execute_complete",
-            )
-        try:
+        self._begin(context)
+        with self._ended_by_timeout():
+            batch = self._submit_once(context)
+            self._keep(context, batch.batch_id)
+            if not self.wait_for_completion:
+                return batch.batch_id
+            if self.deferrable and not batch.is_terminal:
+                self._defer(
+                    RGridBatchTrigger(
+                        rgrid_conn_id=self.rgrid_conn_id,
+                        batch_id=batch.batch_id,
+                        poll_interval=self.poll_interval,
+                    ),
+                    "execute_complete",
+                )
             batch = self._watch(batch)
-        except AirflowTaskTimeout:
-            self.hook.client.cancel_batch(batch.batch_id)
-            # 3.x says on_kill next, which has nothing to decide any more
-            self._task_instance = None
-            raise
         return self._take(context, batch)
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
@@ -112,6 +108,10 @@ class RGridBatchOperator(GridOperator):
         if event.get("error"):
             raise AirflowException(f"waiting for {event['batch_id']} failed: {event['error']}")
         return self._take(context, self.hook.client.batch(event["batch_id"]))
+
+    def _held_by(self, client: Client, run_key: str) -> Batch | None:
+        found = client.send(calls.lookup_batches([], run_keys=[run_key]))
+        return next(iter(found.values()), None)
 
     def _cancel(self, client: Client, work_id: str) -> None:
         client.cancel_batch(work_id)
@@ -192,7 +192,7 @@ class RGridBatchOperator(GridOperator):
             "run_key": key,
             "user_metadata": metadata,
         }
-        return self._submit_in_place(lambda: self.hook.client.submit_batch(template, items, **options))
+        return self._submit_in_place(key, lambda: self.hook.client.submit_batch(template, items, **options))
 
     def _watch(self, batch: Batch) -> Batch:
         client, told = self.hook.client, -1

@@ -15,7 +15,6 @@ from rgrid_provider._compat import (
     AirflowException,
     AirflowFailException,
     AirflowSkipException,
-    AirflowTaskTimeout,
     needs_no_worker,
 )
 from rgrid_provider.attribution import run_key
@@ -83,30 +82,25 @@ class RGridRunOperator(GridOperator):
 
     def execute(self, context: Any) -> Any:
         """Submit, or attach to what an earlier try submitted; then wait."""
-        self._task_instance = context["ti"]
-        execution = self._submit_once(context)
-        self._keep(context, execution.execution_id)
-        if not self.wait_for_completion:
-            return execution.execution_id
-        if self.deferrable and not execution.is_terminal:
-            self._defer(
-                RGridExecutionTrigger(
-                    rgrid_conn_id=self.rgrid_conn_id,
-                    execution_id=execution.execution_id,
-                    poll_interval=self.poll_interval,
-                    ends_task=self._ends_in_triggerer(),
-                    xcoms=XCOMS if self.do_xcom_push else XCOMS_BESIDE_VALUE,
-                ),
-                "execute_complete",
-            )
-        try:
+        self._begin(context)
+        with self._ended_by_timeout():
+            execution = self._submit_once(context)
+            self._keep(context, execution.execution_id)
+            if not self.wait_for_completion:
+                return execution.execution_id
+            if self.deferrable and not execution.is_terminal:
+                self._defer(
+                    RGridExecutionTrigger(
+                        rgrid_conn_id=self.rgrid_conn_id,
+                        execution_id=execution.execution_id,
+                        poll_interval=self.poll_interval,
+                        ends_task=self._ends_in_triggerer(),
+                        xcoms=XCOMS if self.do_xcom_push else XCOMS_BESIDE_VALUE,
+                    ),
+                    "execute_complete",
+                )
             self._follow(execution.execution_id)
             execution = self.hook.client.wait(execution.execution_id)
-        except AirflowTaskTimeout:
-            self.hook.client.cancel(execution.execution_id)
-            # 3.x says on_kill next, which has nothing to decide any more
-            self._task_instance = None
-            raise
         return self._take(context, execution)
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
@@ -114,6 +108,10 @@ class RGridRunOperator(GridOperator):
         if event.get("error"):
             raise AirflowException(f"waiting for {event['execution_id']} failed: {event['error']}")
         return self._take(context, self.hook.client.get(event["execution_id"]))
+
+    def _held_by(self, client: Client, run_key: str) -> Execution | None:
+        found = client.send(calls.lookup_executions([], run_keys=[run_key]))
+        return next(iter(found.values()), None)
 
     def _cancel(self, client: Client, work_id: str) -> None:
         client.cancel(work_id)
@@ -159,7 +157,9 @@ class RGridRunOperator(GridOperator):
         return execution
 
     def _submit(self, body: Mapping[str, Any]) -> Execution:
-        return self._submit_in_place(lambda: self.hook.client.send(calls.submit_execution(body)))
+        return self._submit_in_place(
+            body["run_key"], lambda: self.hook.client.send(calls.submit_execution(body))
+        )
 
     def _follow(self, execution_id: str) -> None:
         task_log = TaskLog(self.log.info)

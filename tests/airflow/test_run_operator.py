@@ -218,18 +218,37 @@ def test_a_users_kill_cancels_the_execution(context_of: ContextOf, monkeypatch: 
     assert RGridHook().client.wait(execution_id, timeout_seconds=30).status == "canceled"
 
 
-def test_a_users_kill_while_it_submits_cancels_what_comes_of_it(
+def test_a_task_that_was_ended_submits_nothing_any_more(
+    context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "is_still_wanted", lambda _ti: False)
+    operator = run(SLEEPER)
+    body = operator._body
+
+    def killed_meanwhile(context: dict[str, Any]) -> Any:
+        operator.on_kill()
+        return body(context)
+
+    monkeypatch.setattr(operator, "_body", killed_meanwhile)
+    context = context_of(operator)
+    with pytest.raises(AirflowException, match="was ended before it submitted"):
+        operator.execute(context)
+    assert RGridHook().client.list(metadata={"run_id": context["ti"].run_id}) == []
+
+
+def test_a_users_kill_just_after_it_submitted_cancels_what_came_of_it(
     context_of: ContextOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "is_still_wanted", lambda _ti: False)
     operator = run(SLEEPER)
     submit = operator._submit_once
 
-    def killed_meanwhile(context: dict[str, Any]) -> Any:
+    def killed_then(context: dict[str, Any]) -> Any:
+        execution = submit(context)
         operator.on_kill()
-        return submit(context)
+        return execution
 
-    monkeypatch.setattr(operator, "_submit_once", killed_meanwhile)
+    monkeypatch.setattr(operator, "_submit_once", killed_then)
     context = context_of(operator)
     with pytest.raises(AirflowException, match="was ended while it submitted"):
         operator.execute(context)

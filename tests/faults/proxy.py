@@ -12,7 +12,7 @@ import contextlib
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -88,7 +88,7 @@ class Proxy:
     """Forwards connections to a target that may move, in a thread of its own.
 
     ``dealt`` counts the faults of exchanges, ``refused`` the connections that led nowhere, ``asked_bytes``
-    and ``answered_bytes`` what has passed in either direction.
+    and ``answered_bytes`` what has passed in either direction; ``held`` is set while an answer is kept back.
 
     Args:
         target: host and port of the server, asked for at each connection; None while there is none.
@@ -103,11 +103,14 @@ class Proxy:
         self.answered_bytes = 0
         self._target = target
         self._plan = plan
+        self.held = threading.Event()
         self._is_isolated = False
+        self._holds_next = False
         self._connections: set[asyncio.Task[None]] = set()
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
+        self._released = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
     @property
@@ -127,6 +130,14 @@ class Proxy:
     def join(self) -> None:
         """Let connections be made again."""
         self._is_isolated = False
+
+    def hold_next(self) -> None:
+        """Keep back the answer that comes next, until ``release`` or the proxy's end; others pass."""
+        self._holds_next = True
+
+    def release(self) -> None:
+        """Let go of the answer that is kept back."""
+        self._loop.call_soon_threadsafe(self._released.set)
 
     def __enter__(self) -> Proxy:
         self._thread.start()
@@ -169,7 +180,8 @@ class Proxy:
                 return
             up_reader, up_writer = await asyncio.open_connection(*target)
             opened.append(up_writer)
-            await _Connection(self._next_fault, self._count, reader, writer, up_reader, up_writer).carry()
+            hooks = self._next_fault, self._count, self._hold
+            await _Connection(*hooks, reader, writer, up_reader, up_writer).carry()
         except (OSError, _Cut, asyncio.CancelledError):
             # both sides see a connection that is reset, which is what this proxy is for
             return
@@ -181,6 +193,14 @@ class Proxy:
     def _count(self, asked_bytes: int, answered_bytes: int) -> None:
         self.asked_bytes += asked_bytes
         self.answered_bytes += answered_bytes
+
+    async def _hold(self) -> None:
+        if self._holds_next:
+            self._holds_next = False
+            self._released.clear()
+            self.held.set()
+            await self._released.wait()
+            self.held.clear()
 
     def _next_fault(self) -> Fault:
         fault = self._plan()
@@ -195,6 +215,7 @@ class _Connection:
         self,
         next_fault: Plan,
         count: Callable[[int, int], None],
+        hold: Callable[[], Awaitable[None]],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         up_reader: asyncio.StreamReader,
@@ -202,6 +223,7 @@ class _Connection:
     ) -> None:
         self._next_fault = next_fault
         self._count = count
+        self._hold = hold
         self._reader, self._writer = reader, writer
         self._up_reader, self._up_writer = up_reader, up_writer
         self._fault = Fault()
@@ -241,6 +263,7 @@ class _Connection:
     async def _answer(self) -> None:
         while data := await self._up_reader.read(READ_BYTES):
             self._is_answered = True
+            await self._hold()
             if self._fault.kind is Kind.LOSE_ANSWER:
                 raise _Cut
             await self._send_within(self._writer, data, (Kind.CUT_ANSWER,))

@@ -157,6 +157,8 @@ def test_an_upload_twice_is_taken_once(tenant: Api) -> None:
         ("/batches", {"items": []}),
         ("/executions/lookup", {"ids": ["x"] * 1001}),
         ("/batches/lookup", {"ids": ["x"] * 1001}),
+        ("/executions/lookup", {"ids": [], "run_keys": ["x"] * 1001}),
+        ("/batches/lookup", {"ids": [], "run_keys": "x"}),
         ("/blobs/missing", {"hashes": ["xyz"]}),
         ("/blobs/missing", {"hashes": "a" * 64}),
     ],

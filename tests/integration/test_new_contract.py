@@ -169,6 +169,27 @@ def test_a_lookup_answers_many_at_once(tenant: Api) -> None:
     assert found["unknown"] == ["exec_unknown"]
 
 
+def test_a_lookup_answers_what_holds_a_run_key(tenant: Api) -> None:
+    work = {"script_content": "print(1)"}
+    batch = {"template": work, "items": [{}]}
+    for path, body, of_id in (("executions", work, "execution_id"), ("batches", batch, "batch_id")):
+        one, other = (
+            tenant.post(f"/{path}", {**body, "run_key": key}).json()[of_id] for key in ("mine", "other's")
+        )
+        for asked, expected in (
+            ({"ids": [], "run_keys": ["mine", "nobody's"]}, [one]),
+            ({"ids": [other, one], "run_keys": ["mine"]}, [other, one]),
+            ({"ids": [other], "run_keys": ["mine"]}, [other, one]),
+        ):
+            found = tenant.post(f"/{path}/lookup", asked).json()
+            assert [item[of_id] for item in found[path]] == expected
+            assert found["unknown"] == []
+        tenant.get(f"/{path}/{one}?wait=60")
+        tenant.post(f"/{path}/{one}/acknowledge")
+        # the key is free again
+        assert tenant.post(f"/{path}/lookup", {"ids": [], "run_keys": ["mine"]}).json()[path] == []
+
+
 def test_a_lookup_answers_many_batches_at_once(tenant: Api) -> None:
     body = {"template": {"script_content": "print(1)"}, "items": [{}, {}]}
     one, other = (tenant.post("/batches", body).json()["batch_id"] for _ in range(2))

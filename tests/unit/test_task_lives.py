@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rgrid_provider.lives import Step, is_wanted, next_step
+from rgrid_provider.lives import Step, is_wanted, may_end, next_step
 
 MORNING, EVENING = "2026-01-01T06:00:00+00:00", "2026-01-01T18:00:00.000001+00:00"
 
@@ -46,6 +46,24 @@ def test_a_retry_takes_the_work_of_its_life_and_a_clear_begins_another(
     assert next_step(mine, held, is_terminal=False, succeeded=False) is running
     assert next_step(mine, held, is_terminal=True, succeeded=True) is succeeded
     assert next_step(mine, held, is_terminal=True, succeeded=False) is failed
+
+
+@pytest.mark.parametrize(
+    ("mine", "held", "may"),
+    [
+        (SAME, SAME, True),
+        (RETRY, SAME, True),
+        (CLEARED_RUN, RETRY, True),
+        (SAME, {}, True),
+        (SAME, RETRY, False),
+        (SAME, CLEARED, False),
+        (RETRY, MADE_ANEW, False),
+    ],
+)
+def test_a_try_that_is_over_ends_nothing_of_a_later_one(
+    mine: dict[str, Any], held: dict[str, Any], may: bool
+) -> None:
+    assert may_end(mine, held) is may
 
 
 @pytest.mark.parametrize(

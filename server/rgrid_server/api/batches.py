@@ -45,8 +45,10 @@ async def submit(request: Request, who: Who) -> Response:
 @router.post("/batches/lookup", summary="Look at many batches")
 @needs(Scope.READ)
 async def lookup(request: Request, body: IdsBody, who: Who) -> Response:
-    """Those of the ids that there are, in the order asked, and those that are unknown."""
-    rows = await services(request).batches.lookup(who.tenant_id, list(dict.fromkeys(body.ids)))
+    """Those of the ids that there are, in the order asked, what holds the run keys, and the unknown ids."""
+    rows = await services(request).batches.lookup(
+        who.tenant_id, list(dict.fromkeys(body.ids)), list(dict.fromkeys(body.run_keys))
+    )
     by_id = {row["batch_id"]: views.batch(row) for row in rows}
     return Json(views.looked_up("batches", by_id, body.ids))
 

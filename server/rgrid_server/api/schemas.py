@@ -152,9 +152,14 @@ class HashesBody(Body):
 
 
 class IdsBody(Body):
-    """What is looked at by its ids."""
+    """What is looked at by its ids, and by the run keys that it holds."""
 
     ids: list[Text] = Field(max_length=1000)
+    run_keys: list[Text] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="what holds one of these is answered too, behind what is asked for by its id",
+    )
 
 
 class LookupBody(IdsBody):

@@ -145,9 +145,13 @@ def batch(row: Row, *, attached: bool = False) -> dict[str, Any]:
 
 
 def looked_up(what: str, found: Mapping[str, Any], ids: Sequence[str]) -> dict[str, Any]:
-    """An answer to a look at many: those that there are, in the order asked, and the other ids."""
+    """An answer to a look at many: those that there are, in the order asked, and the ids that are unknown."""
+    asked = set(ids)
     return {
-        what: [found[one] for one in ids if one in found],
+        what: [
+            *(found[one] for one in ids if one in found),
+            *(found[one] for one in found if one not in asked),
+        ],
         "unknown": [one for one in ids if one not in found],
     }
 

@@ -206,9 +206,9 @@ class Batches:
                 if row["completed_at_ms"] is not None or not await watch.wait(deadline - loop.time()):
                     return row
 
-    async def lookup(self, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
-        """Those of the ids that the tenant has, without a guess at when they end."""
-        found = await self._database.read(lambda c: store.lookup_batches(c, tenant_id, ids))
+    async def lookup(self, tenant_id: str, ids: Sequence[str], run_keys: Sequence[str] = ()) -> Sequence[Row]:
+        """Those of the ids that the tenant has, and what holds the run keys, with no guess at their ends."""
+        found = await self._database.read(lambda c: store.lookup_batches(c, tenant_id, ids, run_keys))
         return [{**row, "eta_seconds": None} for row in found]
 
     async def statuses(self, tenant_id: str, batch_id: str) -> tuple[list[str], int]:

@@ -124,9 +124,9 @@ class Executions:
             )
         )
 
-    async def lookup(self, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
-        """Those of the ids that the tenant has."""
-        return await self._database.read(lambda c: store.lookup_executions(c, tenant_id, ids))
+    async def lookup(self, tenant_id: str, ids: Sequence[str], run_keys: Sequence[str] = ()) -> Sequence[Row]:
+        """Those of the ids that the tenant has, and what holds the run keys."""
+        return await self._database.read(lambda c: store.lookup_executions(c, tenant_id, ids, run_keys))
 
     async def retry(self, tenant_id: str, execution_id: str) -> Row:
         """A new execution of the same work, in no batch and under no run key.

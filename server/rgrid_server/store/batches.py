@@ -78,10 +78,16 @@ def get_batch(connection: Connection, tenant_id: str, batch_id: str) -> Row | No
     return _BATCH.first(connection, tenant_id=tenant_id, batch_id=batch_id)
 
 
-def lookup_batches(connection: Connection, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
-    """Rows of those of the ids that there are."""
-    query = select(batches).where(batches.c.tenant_id == tenant_id, batches.c.batch_id.in_(ids))
-    return all_rows(connection, query)
+def lookup_batches(
+    connection: Connection, tenant_id: str, ids: Sequence[str], run_keys: Sequence[str] = ()
+) -> Sequence[Row]:
+    """Rows of those of the ids that there are, and of what holds one of the run keys."""
+    query = select(batches).where(batches.c.tenant_id == tenant_id)
+    found = all_rows(connection, query.where(batches.c.batch_id.in_(ids)))
+    if not run_keys:
+        return found
+    holds = batches.c.run_key.in_(run_keys), batches.c.run_key.is_not(None)
+    return [*found, *all_rows(connection, query.where(*holds, batches.c.acknowledged_at_ms.is_(None)))]
 
 
 def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> Row | None:

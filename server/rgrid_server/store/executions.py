@@ -236,10 +236,16 @@ def find_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> Row
     return _BY_RUN_KEY.first(connection, tenant_id=tenant_id, run_key=run_key)
 
 
-def lookup_executions(connection: Connection, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
-    """List rows of those of the ids that there are."""
-    query = select(*LISTED).where(executions.c.tenant_id == tenant_id, executions.c.execution_id.in_(ids))
-    return all_rows(connection, query)
+def lookup_executions(
+    connection: Connection, tenant_id: str, ids: Sequence[str], run_keys: Sequence[str] = ()
+) -> Sequence[Row]:
+    """List rows of those of the ids that there are, and of what holds one of the run keys."""
+    query = select(*LISTED).where(executions.c.tenant_id == tenant_id)
+    found = all_rows(connection, query.where(executions.c.execution_id.in_(ids)))
+    if not run_keys:
+        return found
+    holds = executions.c.run_key.in_(run_keys), executions.c.run_key.is_not(None)
+    return [*found, *all_rows(connection, query.where(*holds, executions.c.acknowledged_at_ms.is_(None)))]
 
 
 def get_state(row: Row | Mapping[str, Any]) -> State:
