@@ -15,6 +15,8 @@ from typing import Any
 
 PLACE = "rgrid:frame"
 TABLE, FRAME, SERIES = "pyarrow.Table", "pandas.DataFrame", "pandas.Series"
+CARRIED_BY_XCOM = frozenset({FRAME})
+"""What Airflow's own serialization knows of these."""
 WHAT_IS_CARRIED = "pandas DataFrames and Series, pyarrow Tables, and what JSON has"
 _HEAD_BYTES = 8
 
@@ -57,6 +59,11 @@ def kinds_in(content: bytes) -> set[str]:
     """Which kinds of frames are in what a value was made into: the constants of this module."""
     head, _ = _head_of(content)
     return {described["kind"] for described in head["frames"]}
+
+
+def is_carried_by_xcom(content: bytes) -> bool:
+    """Whether Airflow itself carries the value that was made into these bytes."""
+    return kinds_in(content) <= CARRIED_BY_XCOM
 
 
 def _head_of(content: bytes) -> tuple[dict[str, Any], int]:

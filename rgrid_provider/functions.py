@@ -15,16 +15,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from rgrid_provider import frames
+from rgrid_provider import frames, outputs
 
 ARGUMENTS = "rgrid-arguments"
 """The input file that carries the arguments."""
 OUTCOME = "rgrid-outcome"
 """The output file that says how the function ended."""
 RESULT = "rgrid-result"
-"""The output file with what it returned."""
+"""The output file with what it returned; values that stand apart are in files called so with a number."""
 SERIALIZERS = ("json", "pickle", "cloudpickle", "arrow")
 PACKAGES = {"cloudpickle": "cloudpickle", "arrow": "pyarrow"}
 """What a serializer needs on both sides beside Python, by its name for installers and for ``import``."""
@@ -75,23 +76,32 @@ def _call():
     import json
 
     {get_serializer}
+    {get_outputs}
 
     binary = {serializer!r} != "json"
+
+    def dumps(value):
+        return serializer.dumps(value, protocol={protocol}) if binary else json.dumps(value).encode()
+
+    def write(name, content):
+        with open(name, "wb") as file:
+            file.write(content)
+
     with open({arguments!r}, "rb" if binary else "r") as file:
         args, kwargs = serializer.load(file)
     outcome = None
     try:
         result = {name}(*args, **kwargs)
         try:
-            content = serializer.dumps(result, protocol={protocol}) if binary else serializer.dumps(result)
+            content = dumps(result)
         except Exception as error:
             raise TypeError(
                 "{name}() returned a " + type(result).__name__ + " that cannot be carried as {serializer} ("
                 + str(error) + "); return something else, or give another serializer"
             ) from error
-        with open({result!r}, "wb" if binary else "w") as file:
-            file.write(content)
         outcome = {{"ended": "returned"}}
+        {take_apart}
+        write({result!r}, content)
     except Exception as error:
         names = [kind.__name__ for kind in type(error).__mro__]
         ended = "skipped" if "AirflowSkipException" in names else "raised"
@@ -113,6 +123,12 @@ if __name__ == "__main__":
 '''
 
 
+def is_own_file(name: str) -> bool:
+    """Whether a file beside a function is of the call itself, not one of the function's."""
+    stem, _, number = name.rpartition("-")
+    return name in {ARGUMENTS, OUTCOME, RESULT} or (stem == RESULT and number.isdigit())
+
+
 class CannotBeCarried(ValueError):
     """An argument, a result or a serializer that does not work; the message names it and the way out."""
 
@@ -124,21 +140,27 @@ class Outcome:
     ended: str
     message: str = ""
     type: str = ""
+    apart: Mapping[str, str] | None = None
+    """The files of the values that stand apart, by their keys; None of what is no dict of outputs."""
 
     @classmethod
     def read(cls, content: bytes) -> Outcome:
         """From the file that the script left."""
         told = json.loads(content)
-        return cls(str(told["ended"]), str(told.get("message", "")), str(told.get("type", "")))
+        return cls(
+            str(told["ended"]), str(told.get("message", "")), str(told.get("type", "")), told.get("apart")
+        )
 
 
-def build_script(source: str, name: str, serializer: str) -> str:
+def build_script(source: str, name: str, serializer: str, *, apart_above_bytes: int | None = None) -> str:
     """The script that calls a function.
 
     Args:
         source: the function's source, without Airflow's decorators.
         name: what it is called.
         serializer: one of :data:`SERIALIZERS`.
+        apart_above_bytes: what the function returns are a task's outputs, of which so much stays together;
+            None where it is one result.
 
     Raises:
         CannotBeCarried: there is no such serializer.
@@ -150,6 +172,7 @@ def build_script(source: str, name: str, serializer: str) -> str:
         name=name,
         serializer=serializer,
         get_serializer=_get_serializer(serializer),
+        **_outputs_by(apart_above_bytes),
         protocol=PICKLE_PROTOCOL,
         arguments=ARGUMENTS,
         outcome=OUTCOME,
@@ -161,8 +184,23 @@ def _get_serializer(serializer: str) -> str:
     """How a script comes by it: a module that is there, or for frames one that the script brings along."""
     if serializer != "arrow":
         return f"import {serializer} as serializer"
-    source = Path(frames.__file__).read_text()
-    lines = ("import types", "serializer = types.ModuleType('frames')", f"exec({source!r}, vars(serializer))")
+    return _brought_along("serializer", frames)
+
+
+def _outputs_by(apart_above_bytes: int | None) -> dict[str, str]:
+    """How a script comes by what takes a dict of outputs apart, and how it does so."""
+    if apart_above_bytes is None:
+        return {"get_outputs": "", "take_apart": ""}
+    take_apart = (
+        'content, outcome["apart"] = outputs.take_apart('
+        f"result, content, {apart_above_bytes}, {RESULT!r}, serializer, dumps, write)"
+    )
+    return {"get_outputs": _brought_along("outputs", outputs), "take_apart": take_apart}
+
+
+def _brought_along(name: str, module: ModuleType) -> str:
+    source = Path(module.__file__ or "").read_text()
+    lines = ("import types", f"{name} = types.ModuleType({name!r})", f"exec({source!r}, vars({name}))")
     return "\n    ".join(lines)
 
 

@@ -73,30 +73,25 @@ def _value_of(client: Client, result: BatchResult) -> Any:
 def load_result(value: Any) -> Any:
     """A result of ``@task.rgrid`` or of a batch: fetched where XCom holds a reference, else as it is.
 
+    References in lists and dicts are replaced by what they refer to, too.
+
     Raises:
         rgrid.exceptions.RGridError: the server refuses, or keeps the file no more.
         rgrid_provider.functions.CannotBeCarried: it cannot be read here.
     """
-    if not _is_reference(value):
-        return value
+    if isinstance(value, Mapping) and value.get("kind") in (KIND, KIND_OF_BATCH):
+        return _fetched(value)
+    if isinstance(value, dict):
+        return {name: load_result(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [load_result(one) for one in value]
+    return value
+
+
+def _fetched(value: Mapping[str, Any]) -> Any:
     client = RGridHook(value["rgrid_conn_id"]).client
     if value["kind"] == KIND_OF_BATCH:
         return values_of(client, outcomes_of(client, [client.batch(one) for one in value["batch_ids"]]))
     with tempfile.TemporaryDirectory(prefix="rgrid-result-") as directory:
         (path,) = client.download(value["execution_id"], directory, names=[value["filename"]])
         return decode_result(path.read_bytes(), value["serializer"])
-
-
-def with_results(value: Any) -> Any:
-    """A value with the results themselves in place of references to them, in lists and dicts too."""
-    if _is_reference(value):
-        return load_result(value)
-    if isinstance(value, dict):
-        return {name: with_results(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [with_results(one) for one in value]
-    return value
-
-
-def _is_reference(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("kind") in {KIND, KIND_OF_BATCH}

@@ -17,7 +17,7 @@ from rgrid_provider._compat import (
     task_decorator_factory,
 )
 from rgrid_provider.done import outputs_of
-from rgrid_provider.frames import FRAME, kinds_in
+from rgrid_provider.frames import is_carried_by_xcom
 from rgrid_provider.functions import (
     ARGUMENTS,
     OUTCOME,
@@ -29,15 +29,13 @@ from rgrid_provider.functions import (
     check_serializer,
     decode_result,
     encode_arguments,
+    is_own_file,
     plain,
     wanted_context,
 )
 from rgrid_provider.operators.rgrid import RGridRunOperator
-from rgrid_provider.results import MAX_RESULT_BYTES_IN_XCOM, reference_to, with_results
-
-_OWN_FILES = frozenset({ARGUMENTS, OUTCOME, RESULT})
-CARRIED_BY_XCOM = frozenset({FRAME})
-"""What Airflow's own serialization knows of what Arrow carries."""
+from rgrid_provider.outputs import MAX_APART
+from rgrid_provider.results import MAX_RESULT_BYTES_IN_XCOM, load_result, reference_to
 
 
 class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
@@ -49,7 +47,8 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
             for frames (pandas and pyarrow) beside plain values; its package is added to ``requirements``.
         max_result_bytes: a larger result stays on the grid, and XCom gets a reference to it; so does one with
             a pyarrow Table or a pandas Series, which XCom does not carry. A reference that is given as an
-            argument is replaced by what it refers to.
+            argument is replaced by what it refers to. With ``multiple_outputs`` each value is looked at by
+            itself: the largest are references until what is left is no larger.
 
     The function stands alone: its imports are inside of it, and nothing else of its module is there. A
     parameter named as a plain context variable (``ds``, ``run_id``, ``params`` …) gets that variable.
@@ -90,11 +89,16 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
         """Call the function on the grid, or attach to the call of an earlier try."""
         function = self.python_callable
         try:
-            args = [with_results(plain(value)) for value in self.op_args]
-            kwargs = {name: with_results(plain(value)) for name, value in self.op_kwargs.items()}
+            args = [load_result(plain(value)) for value in self.op_args]
+            kwargs = {name: load_result(plain(value)) for name, value in self.op_kwargs.items()}
             kwargs |= wanted_context(function, args, kwargs, context)
             content = encode_arguments(function, args, kwargs, self.serializer)
-            self.script = build_script(self.get_python_source(), function.__name__, self.serializer)
+            self.script = build_script(
+                self.get_python_source(),
+                function.__name__,
+                self.serializer,
+                apart_above_bytes=self.max_result_bytes if self.multiple_outputs else None,
+            )
         except CannotBeCarried as error:
             # another try would carry the same
             raise AirflowFailException(str(error)) from error
@@ -111,7 +115,7 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
         return False
 
     def _output_names(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if name not in _OWN_FILES]
+        return [name for name in names if not is_own_file(name)]
 
     def _value_of(self, execution: Execution) -> Any:
         outcome = self._outcome_of(execution)
@@ -123,21 +127,43 @@ class RGridDecoratedOperator(DecoratedOperator, RGridRunOperator):
             )
         if outcome.ended == "skipped":
             raise AirflowSkipException(outcome.message)
-        artifact = next(
-            item
+        files = {
+            item.filename: reference_to(item, execution.execution_id, self.serializer, self.rgrid_conn_id)
             for item in outputs_of(self.hook.client.artifacts(execution.execution_id))
-            if item.filename == RESULT
-        )
-        reference = reference_to(artifact, execution.execution_id, self.serializer, self.rgrid_conn_id)
-        if artifact.size_bytes > self.max_result_bytes:
-            return reference
+            if is_own_file(item.filename)
+        }
+        apart = outcome.apart or {}
+        if not apart and files[RESULT]["size_bytes"] > self.max_result_bytes:
+            return self._as_one(files[RESULT], outcome)
         content = self._content_of(execution, RESULT)
-        if self.serializer == "arrow" and kinds_in(content) - CARRIED_BY_XCOM:
-            return reference
+        if not apart and self.serializer == "arrow" and not is_carried_by_xcom(content):
+            return self._as_one(files[RESULT], outcome)
         try:
-            return decode_result(content, self.serializer)
+            value = decode_result(content, self.serializer)
         except CannotBeCarried as error:
             raise AirflowFailException(str(error)) from error
+        if apart:
+            return {key: files[apart[key]] if key in apart else one for key, one in value.items()}
+        return value
+
+    def _as_one(self, reference: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+        """The whole result as a reference, which is no dict of outputs itself."""
+        if self.multiple_outputs:
+            name = self.python_callable.__name__
+            if outcome.apart is None:
+                raise AirflowFailException(
+                    f"{name}() returned what is no dict with strings as keys; return one, or give "
+                    "multiple_outputs=False"
+                )
+            self.log.warning(
+                "what %s() returned has more than %d large values: all of it is one reference, and its keys "
+                "are no XComs; raise max_result_bytes, or give multiple_outputs=False",
+                name,
+                MAX_APART,
+            )
+            # Airflow asks for it when it pushes what this task returns
+            self.multiple_outputs = False
+        return reference
 
     def _failure_of(self, execution: Execution) -> AirflowException:
         failure = super()._failure_of(execution)

@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from rgrid_provider import frames
 from rgrid_provider.functions import CannotBeCarried, encode_arguments
-from rgrid_provider.results import load_result, with_results
+from rgrid_provider.results import load_result
 from tests.airflow.test_task_rgrid import called
 
 ContextOf = Callable[..., dict[str, Any]]
@@ -124,11 +124,25 @@ def test_what_xcom_does_not_carry_is_a_reference_that_the_next_function_is_given
     reference = task.execute(context_of(task))
     assert reference["kind"] == "rgrid_result"
     assert load_result(reference)["a"].to_pylist() == [2, 4]
-    assert with_results([{"deep": reference}])[0]["deep"]["a"].to_pylist() == [2, 4]
+    assert load_result([{"deep": reference}])[0]["deep"]["a"].to_pylist() == [2, 4]
     again = called(doubled, reference, serializer="arrow")
     context = context_of(again)
     context["ti"].task_id = "again"
     assert load_result(again.execute(context))["a"].to_pylist() == [4, 8]
+
+
+def test_of_many_outputs_only_what_xcom_does_not_carry_is_a_reference(context_of: ContextOf) -> None:
+    def made() -> Any:
+        import pandas
+        import pyarrow
+
+        return {"frame": pandas.DataFrame({"a": [1]}), "table": pyarrow.table({"b": [2]}), "rows": 1}
+
+    task = called(made, serializer="arrow", requirements=REQUIREMENTS, multiple_outputs=True)
+    found = task.execute(context_of(task))
+    assert (found["frame"]["a"].to_list(), found["rows"]) == ([1], 1)
+    assert found["table"]["kind"] == "rgrid_result"
+    assert load_result(found["table"])["b"].to_pylist() == [2]
 
 
 def test_what_a_function_returns_and_arrow_cannot_carry_is_named(context_of: ContextOf) -> None:

@@ -100,6 +100,20 @@ def test_frames_go_from_task_to_task_by_xcom_or_by_reference(dag_runs: DagRuns) 
     assert dag_runs.result("frames", "summed") == 6
 
 
+def test_each_output_of_a_function_is_an_xcom_and_a_large_one_a_reference(dag_runs: DagRuns) -> None:
+    (many,) = dag_runs.records.xcoms("outputs", "parts", "many")
+    assert (many["kind"], many["filename"]) == ("rgrid_result", "rgrid-result-1")
+    assert dag_runs.records.xcoms("outputs", "parts", "count") == [2]
+    assert dag_runs.result("outputs", "parts") == {"many": many, "count": 2}
+    assert dag_runs.result("outputs", "told") == [5000, 2]
+
+
+def test_a_dict_of_too_many_large_outputs_is_one_reference_whose_keys_are_no_xcoms(dag_runs: DagRuns) -> None:
+    assert dag_runs.result("outputs", "counted")["kind"] == "rgrid_result"
+    assert dag_runs.records.xcoms("outputs", "counted", "kind") == []
+    assert dag_runs.result("outputs", "put_in_sum") == 499500
+
+
 def test_each_task_has_one_execution_or_batch_but_where_it_failed(dag_runs: DagRuns) -> None:
     for dag_id in (one for ids in dag_ids_of(OF_THE_TESTS).values() for one in ids):
         submitted: dict[tuple[str, int], set[str]] = {}

@@ -113,7 +113,71 @@ def test_a_large_result_is_a_reference_that_loads(context_of: ContextOf) -> None
     reference = task.execute(context_of(task))
     assert (reference["filename"], reference["size_bytes"]) == ("rgrid-result", 5002)
     assert load_result(reference) == "x" * 5000
-    assert load_result({"plain": 1}) == {"plain": 1}
+    assert load_result({"plain": 1, "kind": ["of", "mine"]}) == {"plain": 1, "kind": ["of", "mine"]}
+
+
+def test_of_many_outputs_each_large_value_is_a_reference_by_itself(context_of: ContextOf) -> None:
+    def parts(size: int) -> dict[str, Any]:
+        return {"few": [1, 2], "many": "x" * size, "deep": {"a": 1}}
+
+    task = called(parts, 5000, max_result_bytes=1000, multiple_outputs=True)
+    context = context_of(task)
+    found = task.execute(context)
+    assert list(found) == ["few", "many", "deep"]
+    assert (found["few"], found["deep"]) == ([1, 2], {"a": 1})
+    assert (found["many"]["filename"], found["many"]["size_bytes"]) == ("rgrid-result-1", 5002)
+    assert load_result(found["many"]) == "x" * 5000
+    assert load_result(found) == parts(5000)
+    assert context["ti"].xcoms["artifacts"] == []
+
+
+def test_many_outputs_that_are_small_are_as_they_are(context_of: ContextOf) -> None:
+    task = called(total, [1, 2], multiple_outputs=True)
+    assert task.execute(context_of(task)) == {"total": 3}
+
+
+def test_outputs_that_are_pickled_are_taken_apart_too(context_of: ContextOf) -> None:
+    def parts(size: int) -> Any:
+        return {"numbers": set(range(size)), "count": size}
+
+    task = called(parts, 500, serializer="pickle", max_result_bytes=500, multiple_outputs=True)
+    found = task.execute(context_of(task))
+    assert found["count"] == 500
+    assert load_result(found["numbers"]) == set(range(500))
+
+
+def test_a_deferred_task_with_many_outputs_resumes_with_each(context_of: ContextOf) -> None:
+    def parts() -> dict[str, Any]:
+        return {"few": 1, "many": "x" * 5000}
+
+    options = {"max_result_bytes": 1000, "multiple_outputs": True, "deferrable": True}
+    task = called(parts, **options)
+    context = context_of(task)
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    found = called(parts, **options).execute_complete(context, first_event(deferred.value.trigger))
+    assert found["few"] == 1
+    assert load_result(found["many"]) == "x" * 5000
+
+
+def test_too_many_large_outputs_are_one_reference_and_no_outputs(context_of: ContextOf) -> None:
+    def squares(count: int) -> dict[str, int]:
+        return {str(number): number * number for number in range(count)}
+
+    task = called(squares, 1000, max_result_bytes=100, multiple_outputs=True)
+    reference = task.execute(context_of(task))
+    # Airflow pushes what it returns as one
+    assert not task.multiple_outputs
+    assert load_result(reference) == squares(1000)
+
+
+def test_a_large_result_that_is_no_dict_of_outputs_is_told(context_of: ContextOf) -> None:
+    def no_dict() -> str:
+        return "x" * 5000
+
+    task = called(no_dict, max_result_bytes=1000, multiple_outputs=True)
+    with pytest.raises(AirflowFailException, match=r"no_dict\(\) returned what is no dict with strings"):
+        task.execute(context_of(task))
 
 
 def test_context_variables_come_on_request(context_of: ContextOf) -> None:

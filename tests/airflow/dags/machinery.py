@@ -129,3 +129,29 @@ with DAG("frames", start_date=START, schedule=None):
         return sum(table["a"].to_pylist())
 
     summed(as_table(made()))
+
+with DAG("outputs", start_date=START, schedule=None):
+
+    @task.rgrid(multiple_outputs=True, max_result_bytes=1000)
+    def parts() -> Any:
+        """One of its outputs is too large for XCom."""
+        return {"many": "x" * 5000, "count": 2}
+
+    @task.rgrid
+    def told(many: str, count: int) -> list[int]:
+        """Is given the outputs themselves."""
+        return [len(many), count]
+
+    @task.rgrid(max_result_bytes=100)
+    def counted() -> dict[str, int]:
+        """Has outputs because its annotation says dict, and too many large ones of them."""
+        return {str(number): number for number in range(1000)}
+
+    @task.rgrid
+    def put_in_sum(values: dict[str, int]) -> int:
+        """Is given the dict itself."""
+        return sum(values.values())
+
+    both = parts()
+    told(both["many"], both["count"])
+    put_in_sum(counted())
