@@ -34,13 +34,12 @@ def snapshot() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write or compare; returns the exit code."""
-    file = Path(str(SNAPSHOT))
     if "--check" not in arguments:
-        file.write_text(snapshot())
+        SNAPSHOT.write_text(snapshot())
         return 0
-    if file.exists() and file.read_text() == snapshot():
+    if SNAPSHOT.exists() and SNAPSHOT.read_text() == snapshot():
         return 0
-    print(f"{file.name} is not where the migrations lead: run python {sys.argv[0]}", file=sys.stderr)
+    print(f"{SNAPSHOT.name} is not where the migrations lead: run python {sys.argv[0]}", file=sys.stderr)
     return 1
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 from run_tests import ROOT, Suite, run_all
 
@@ -55,10 +54,5 @@ def suites() -> list[Suite]:
     ]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run them; returns the exit code."""
-    return run_all(suites(), arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_all(suites(), sys.argv[1:]))

@@ -13,6 +13,7 @@ from rgrid_server.domain.execution import Status
 from rgrid_server.store.database import Row
 from rgrid_server.store.executions import LISTED
 from rgrid_server.store.prepared import Prepared, all_rows, first_row
+from rgrid_server.store.runkeys import is_held, look_up
 from rgrid_server.store.tables import batches, executions, specifications
 
 _BATCH = Prepared(
@@ -82,12 +83,7 @@ def lookup_batches(
     connection: Connection, tenant_id: str, ids: Sequence[str], run_keys: Sequence[str] = ()
 ) -> Sequence[Row]:
     """Rows of those of the ids that there are, and of what holds one of the run keys."""
-    query = select(batches).where(batches.c.tenant_id == tenant_id)
-    found = all_rows(connection, query.where(batches.c.batch_id.in_(ids)))
-    if not run_keys:
-        return found
-    holds = batches.c.run_key.in_(run_keys), batches.c.run_key.is_not(None)
-    return [*found, *all_rows(connection, query.where(*holds, batches.c.acknowledged_at_ms.is_(None)))]
+    return look_up(connection, select(batches), batches.c.batch_id, tenant_id, ids, run_keys)
 
 
 def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) -> Row | None:
@@ -95,8 +91,7 @@ def find_batch_by_run_key(connection: Connection, tenant_id: str, run_key: str) 
     query = select(batches).where(
         batches.c.tenant_id == tenant_id,
         batches.c.run_key == run_key,
-        batches.c.run_key.is_not(None),
-        batches.c.acknowledged_at_ms.is_(None),
+        is_held(batches),
     )
     return first_row(connection, query)
 

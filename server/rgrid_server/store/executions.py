@@ -18,6 +18,7 @@ from rgrid_server.domain.submission import Submission
 from rgrid_server.domain.text import NUL
 from rgrid_server.store.database import Row
 from rgrid_server.store.prepared import Prepared, all_rows
+from rgrid_server.store.runkeys import is_held, look_up
 from rgrid_server.store.tables import batches, events, executions, metadata_index, specifications
 
 MAX_INDEXED_CHARS = 256
@@ -57,8 +58,7 @@ _BY_RUN_KEY = Prepared(
     select(executions.c.execution_id, executions.c.fingerprint, executions.c.batch_id).where(
         executions.c.tenant_id == bindparam("tenant_id"),
         executions.c.run_key == bindparam("run_key"),
-        executions.c.run_key.is_not(None),
-        executions.c.acknowledged_at_ms.is_(None),
+        is_held(executions),
     )
 )
 _HAS_SPECIFICATION = Prepared(
@@ -240,12 +240,7 @@ def lookup_executions(
     connection: Connection, tenant_id: str, ids: Sequence[str], run_keys: Sequence[str] = ()
 ) -> Sequence[Row]:
     """List rows of those of the ids that there are, and of what holds one of the run keys."""
-    query = select(*LISTED).where(executions.c.tenant_id == tenant_id)
-    found = all_rows(connection, query.where(executions.c.execution_id.in_(ids)))
-    if not run_keys:
-        return found
-    holds = executions.c.run_key.in_(run_keys), executions.c.run_key.is_not(None)
-    return [*found, *all_rows(connection, query.where(*holds, executions.c.acknowledged_at_ms.is_(None)))]
+    return look_up(connection, select(*LISTED), executions.c.execution_id, tenant_id, ids, run_keys)
 
 
 def get_state(row: Row | Mapping[str, Any]) -> State:

@@ -8,7 +8,7 @@ that all migrations lead to at once (``migrations/sqlite.sql``, which ``scripts/
 from __future__ import annotations
 
 import re
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
@@ -19,7 +19,7 @@ from rgrid_server.store.database import StorageError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-MIGRATIONS = files("rgrid_server.store") / "migrations"
+MIGRATIONS = Path(__file__).with_name("migrations")
 SNAPSHOT = MIGRATIONS / "sqlite.sql"
 BETWEEN_STATEMENTS = ";\n\n"
 _REVISION_FILE = re.compile(r"(\d{4})_\w+\.py")
