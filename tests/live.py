@@ -152,7 +152,7 @@ class LiveServer:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with contextlib.suppress(OSError, ValueError, KeyError):
-                return int(json.loads((self.data_dir / "runner.json").read_text())["pid"])
+                return int(json.loads((self.data_dir / "runner.lock").read_text())["pid"])
         except OSError:
             return None
         return None

@@ -158,7 +158,7 @@ def test_it_registers_with_what_it_can_do(grid: Grid) -> None:
     assert registered["slots"] == 4
     assert registered["sandbox"] == grid.sandbox
     assert RUNTIME in [item["name"] for item in registered["runtimes"]]
-    written = json.loads((grid.runner.data_dir / "runner.json").read_text())
+    written = json.loads((grid.runner.data_dir / "runner.lock").read_text())
     assert written == {
         "pid": grid.runner.process.pid,
         "incarnation": registered["incarnation"],

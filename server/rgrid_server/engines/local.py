@@ -1,8 +1,8 @@
 """The local engine: one runner on this machine, a process of its own that outlives a restart of the server.
 
-The runner holds a lock on ``runner.lock`` in the data directory for as long as it lives. A server that finds
-the lock held leaves the work to that runner, which finds the server again through the file ``address``; one
-that finds it free starts a runner, and starts another whenever that one ends.
+The runner holds a lock on ``runner.lock`` in the data directory for as long as it lives, and writes there who
+it is. A server that finds the lock held leaves the work to that runner, which finds the server again through
+the file ``address``; one that finds it free starts a runner, and starts another whenever that one ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ BACKOFF_MAX_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LocalEngine:
     """Keeps one runner alive on this machine."""
 
@@ -39,6 +39,7 @@ class LocalEngine:
     runner_key: str
     options: Sequence[str] = ()
     """More of the runner's command line: how it logs and traces."""
+    _started: Process | None = field(default=None, init=False)
 
     async def keep_running(self) -> None:
         """Start a runner whenever there is none, until canceled; it is left running then."""
@@ -49,8 +50,8 @@ class LocalEngine:
                 continue
             loop = asyncio.get_running_loop()
             started = loop.time()
-            process = await self._start()
-            code = await process.wait()
+            self._started = await self._start()
+            code = await self._started.wait()
             failures = 0 if loop.time() - started > BACKOFF_MAX_SECONDS else failures + 1
             delay = min(BACKOFF_MAX_SECONDS, 0.2 * 2**failures) if failures else 0.0
             log.warning("the runner ended with code %s; another is started in %.1f s", code, delay)
@@ -58,16 +59,23 @@ class LocalEngine:
 
     async def stop_runner(self) -> None:
         """Ask the runner to end, and wait a little until it has."""
-        pid = runner_pid(self.data_dir)
-        if pid is None or not is_runner_alive(self.data_dir):
-            return
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        asked = set()
         for _ in range(int(STOP_GRACE_SECONDS / 0.05)):
-            if not is_runner_alive(self.data_dir):
+            pid = self._living()
+            if pid is None and not is_runner_alive(self.data_dir):
                 return
+            if pid is not None and pid not in asked:
+                asked.add(pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
             await asyncio.sleep(0.05)
-        log.warning("the runner %s has not ended within %s s; it is left alone", pid, STOP_GRACE_SECONDS)
+        log.warning("the runner has not ended within %s s; it is left alone", STOP_GRACE_SECONDS)
+
+    def _living(self) -> int | None:
+        """The process id of the runner: the one started here, also while it has no lock yet, or another's."""
+        if self._started is not None and self._started.returncode is None:
+            return self._started.pid
+        return runner_pid(self.data_dir) if is_runner_alive(self.data_dir) else None
 
     async def _start(self) -> Process:
         command = [sys.executable, "-m", "rgrid_server.runner", "--url", self.url]
@@ -106,9 +114,8 @@ def is_runner_alive(data_dir: Path) -> bool:
 
 
 def runner_pid(data_dir: Path) -> int | None:
-    """The process id that the directory's runner wrote down."""
+    """The process id that the holder of the lock wrote there; None in the instant before it has."""
     try:
-        written = json.loads((data_dir / "runner.json").read_text())
-        return int(written["pid"])
+        return int(json.loads((data_dir / "runner.lock").read_text())["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -14,7 +14,6 @@ import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rgrid_server import __version__
 from rgrid_server.domain.attempts import Specification
@@ -103,6 +102,9 @@ def main() -> int:
     except BlockingIOError:
         log.warning("another runner works in %s", data_dir)
         return ALREADY_RUNNING
+    incarnation = secrets.token_hex(8)
+    # at once: a server that ends asks who it is that it has to end
+    _write_identity(lock, incarnation, arguments.url)
     # what a lost holder held becomes our child, and can be ended
     become_subreaper()
     try:
@@ -112,7 +114,7 @@ def main() -> int:
         parser.error(f"--sandbox {arguments.sandbox}: {error}")
     log.info("sandbox %s: %s", choice.sandbox.name, choice.reason)
     try:
-        asyncio.run(_run(arguments, key, data_dir, choice, tracing))
+        asyncio.run(_run(arguments, key, data_dir, incarnation, choice, tracing))
     except Dismissed as error:
         log.warning("the server does not take this runner: %s", error)
         return NOT_ALLOWED
@@ -122,11 +124,15 @@ def main() -> int:
 
 
 async def _run(
-    arguments: argparse.Namespace, key: str, data_dir: Path, choice: Choice, tracing: Tracing
+    arguments: argparse.Namespace,
+    key: str,
+    data_dir: Path,
+    incarnation: str,
+    choice: Choice,
+    tracing: Tracing,
 ) -> None:
     url: str = arguments.url
     slots: int = arguments.slots
-    incarnation = secrets.token_hex(8)
     hostname = socket.gethostname()
     home = data_dir / "runner"
     work = home / "work"
@@ -137,7 +143,6 @@ async def _run(
     await asyncio.to_thread(sweep, home / "boxes")
     await asyncio.to_thread(sweep, home / "containers")
     await asyncio.to_thread(sweep, home / "shelf")
-    _write_json(data_dir / "runner.json", {"pid": os.getpid(), "incarnation": incarnation, "url": url})
     interpreters = await find_interpreters()
     runner_id = _runner_id(home / "id", hostname)
     connection = Connection(url, key, runner_id, incarnation, data_dir / "address")
@@ -233,10 +238,9 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+def _write_identity(lock: int, incarnation: str, url: str) -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps({"pid": os.getpid(), "incarnation": incarnation, "url": url}).encode(), 0)
 
 
 if __name__ == "__main__":
