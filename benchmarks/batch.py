@@ -3,11 +3,16 @@
 Each side starts with its files on the disk and ends with each script's output in a directory of its own. The
 server takes in every item durably, confines it, logs it, charges for it and keeps its output; a warm-up run
 comes first on both sides, and each figure is the median of several runs.
+
+Cold there are two of: ``--fresh`` starts server and runner anew before every run, so that nothing waits warm
+and nothing is known of the scripts, and the batch is the first thing that is asked of them; ``--cold`` gives
+every script an interpreter of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -15,8 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -59,8 +67,26 @@ class Side:
         # any variable that the interpreter itself reads makes a script start cold
         self.env_vars = {"PYTHONUNBUFFERED": "yes"} if is_cold else {}
         self.server = LiveServer(directory, options=["--sandbox", sandbox, "--slots", "2"])
-        self.server.start().wait_for_runner()
+        self._known: list[str] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, and wait until its runner has said anew what it can do."""
+        self.server.start()
         self.client = Client(self.server.url, self.server.api_key)
+        while (found := self._registrations()) == self._known:
+            time.sleep(0.01)
+        self._known = found
+
+    def _registrations(self) -> list[str]:
+        request = urllib.request.Request(f"{self.server.api}/admin/runners", headers=self.server.headers)
+        with urllib.request.urlopen(request) as answer:
+            return [runner["registered_at"] for runner in json.load(answer)]
+
+    def restart(self) -> None:
+        """Start both anew, with the environments that they have built."""
+        self.server.stop()
+        self.start()
 
     def batch(self, script: str, size: int, directory: Path, requirements: str | None) -> None:
         """Submit, wait for the last result, download every output and its log's head."""
@@ -113,15 +139,12 @@ def xargs(python: Path, script: str, size: int, directory: Path) -> None:
     )
 
 
-def median_ms(work: Callable[[Path], None], runs: int) -> float:
-    """The median of several runs, in ms."""
-    taken = []
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory() as directory:
-            started = time.perf_counter()
-            work(Path(directory))
-            taken.append((time.perf_counter() - started) * 1000)
-    return statistics.median(taken)
+def taken_ms(work: Callable[[Path], None]) -> float:
+    """How long some work in a directory of its own takes, in ms."""
+    with tempfile.TemporaryDirectory() as directory:
+        started = time.perf_counter()
+        work(Path(directory))
+        return (time.perf_counter() - started) * 1000
 
 
 def main() -> None:
@@ -132,6 +155,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sandboxes", nargs="*", default=["bubblewrap", "process"])
     parser.add_argument("--cold", action="store_true", help="start every script cold")
+    parser.add_argument("--fresh", action="store_true", help="start server and runner before every run")
     arguments = parser.parse_args()
     row("what", "ours", "reference", "ratio", "target")
     with tempfile.TemporaryDirectory() as top, ExitStack() as stack:
@@ -152,24 +176,27 @@ def main() -> None:
                     side.batch(script, 4, make(Path(top) / f"warm-{sandbox}-{name}-ours"), requirements)
                     ours: list[float] = []
                     theirs: list[float] = []
-                    before, children_before = side.cpu_ms(), children_ms()
+                    used: Counter[str] = Counter()
+                    by_hand = 0.0
                     for _ in range(arguments.runs):
-                        ours.append(
-                            median_ms(lambda d: side.batch(script, size, d, requirements), 1)  # noqa: B023
-                        )
-                        theirs.append(median_ms(lambda d: xargs(python, script, size, d), 1))  # noqa: B023
+                        if arguments.fresh:
+                            side.restart()
+                        before = side.cpu_ms()
+                        ours.append(taken_ms(partial(side.batch, script, size, requirements=requirements)))
+                        used.update({who: now - before[who] for who, now in side.cpu_ms().items()})
+                        children_before = children_ms()
+                        theirs.append(taken_ms(partial(xargs, python, script, size)))
+                        by_hand += children_ms() - children_before
                     items = size * arguments.runs
-                    used = {who: (now - before[who]) / items for who, now in side.cpu_ms().items()}
-                    by_hand = (children_ms() - children_before) / items
                     mine, reference = statistics.median(ours), statistics.median(theirs)
                     ratio = f"{reference / mine:.2f}"
                     row(f"{size} {name}, {sandbox}", f"{mine:.0f} ms", f"{reference:.0f} ms", ratio, target)
                     row(
                         "  processor time of an item",
-                        f"{sum(used.values()):.1f} ms",
-                        f"{by_hand:.1f} ms",
-                        f"{by_hand / sum(used.values()):.2f}",
-                        ", ".join(f"{who} {ms:.1f}" for who, ms in used.items()),
+                        f"{used.total() / items:.1f} ms",
+                        f"{by_hand / items:.1f} ms",
+                        f"{by_hand / used.total():.2f}",
+                        ", ".join(f"{who} {ms / items:.1f}" for who, ms in used.items()),
                     )
                     over = statistics.median(
                         total - own for total, own in (side.first(script, requirements) for _ in range(21))

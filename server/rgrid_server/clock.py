@@ -36,14 +36,19 @@ def now_ms() -> int:
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id: the prefix, an underscore and 32 hex digits."""
-    return f"{prefix}_{_random.take(16).hex()}"
+    """A fresh id: the prefix, an underscore and 32 hex digits, 14 of the time in microseconds and 18 random.
+
+    So what is made in one moment stands side by side in an index, whose pages are then written once for many
+    of them: the reason that RFC 9562 gives for UUID version 7.
+    """
+    return f"{prefix}_{time.time_ns() // 1000:014x}{_random.take(9).hex()}"
 
 
 def new_ids(prefix: str, count: int) -> list[str]:
-    """As many fresh ids, for less than each alone takes."""
-    digits = os.urandom(16 * count).hex()
-    return [f"{prefix}_{digits[start : start + 32]}" for start in range(0, 32 * count, 32)]
+    """As many fresh ids, for less than each alone takes, in their order."""
+    digits = os.urandom(9 * count).hex()
+    first = time.time_ns() // 1000
+    return [f"{prefix}_{first + n:014x}{digits[18 * n : 18 * n + 18]}" for n in range(count)]
 
 
 def new_key() -> str:

@@ -369,38 +369,36 @@ def new_row(tenant_id: str, item: NewExecution) -> dict[str, Any]:
     """The columns of an execution to insert."""
     submission = item.submission
     state = item.state
-    return (
-        _UNSET
-        | dict(zip(STATE_FIELDS, _STATE_VALUES(state), strict=True))
-        | {
-            "status": state.status.value,
-            "retry_policy": None if state.retry_policy is None else state.retry_policy.to_wire(),
-            "execution_id": item.execution_id,
-            "tenant_id": tenant_id,
-            "specification_id": item.specification_id,
-            "runtime": submission.runtime,
-            "batch_id": submission.batch_id,
-            "batch_index": item.batch_index,
-            "batch_input": item.batch_input,
-            "flow": submission.batch_id or "",
-            "args": list(submission.args),
-            "env_vars": dict(submission.env_vars),
-            "inputs": dict(submission.inputs),
-            "outputs": list(submission.outputs) if submission.outputs is not None else None,
-            "user_metadata": dict(submission.user_metadata),
-            "timeout_seconds": submission.timeout_seconds,
-            "cpus_milli": submission.cpus_milli,
-            "memory_mib": submission.memory_mib,
-            "priority": submission.priority,
-            "queue_rank": -submission.priority,
-            "run_key": submission.run_key,
-            "fingerprint": item.fingerprint,
-            "inputs_due_at_ms": item.inputs_due_at_ms,
-            "trace_parent": submission.trace_parent,
-            "secrets": dict(submission.secrets) or None,
-            "cache": None if submission.cache == Caching.OFF else submission.cache,
-        }
-    )
+    return {
+        **_UNSET,
+        **dict(zip(STATE_FIELDS, _STATE_VALUES(state), strict=True)),
+        "status": state.status.value,
+        "retry_policy": None if state.retry_policy is None else state.retry_policy.to_wire(),
+        "execution_id": item.execution_id,
+        "tenant_id": tenant_id,
+        "specification_id": item.specification_id,
+        "runtime": submission.runtime,
+        "batch_id": submission.batch_id,
+        "batch_index": item.batch_index,
+        "batch_input": item.batch_input,
+        "flow": submission.batch_id or "",
+        "args": list(submission.args),
+        "env_vars": dict(submission.env_vars),
+        "inputs": dict(submission.inputs),
+        "outputs": list(submission.outputs) if submission.outputs is not None else None,
+        "user_metadata": dict(submission.user_metadata),
+        "timeout_seconds": submission.timeout_seconds,
+        "cpus_milli": submission.cpus_milli,
+        "memory_mib": submission.memory_mib,
+        "priority": submission.priority,
+        "queue_rank": -submission.priority,
+        "run_key": submission.run_key,
+        "fingerprint": item.fingerprint,
+        "inputs_due_at_ms": item.inputs_due_at_ms,
+        "trace_parent": submission.trace_parent,
+        "secrets": dict(submission.secrets) or None,
+        "cache": None if submission.cache == Caching.OFF else submission.cache,
+    }
 
 
 def event_row(
