@@ -16,16 +16,17 @@ from tests.live import LiveServer
 class Runner:
     """The calls of a runner, without one."""
 
-    def __init__(self, server: LiveServer) -> None:
+    def __init__(self, server: LiveServer, name: str = "runner", *runtimes: str) -> None:
         self.api = Api(server.api, (server.data_dir / "runner.key").read_text().strip())
+        self.name = name
+        self.runtimes = [{"name": one, "version": one.partition(":")[2]} for one in runtimes]
         self.register()
 
     def register(self, incarnation: str = "first") -> None:
         """Introduce it."""
-        said = {"hostname": "here", "slots": 8, "runtimes": [], "sandbox": "bubblewrap", "version": "1"}
-        answer = self.api.post(
-            "/runner/register", {"runner_id": "runner", "incarnation": incarnation, **said}
-        )
+        said = {"hostname": "here", "slots": 8, "sandbox": "bubblewrap", "version": "1"}
+        named = {"runner_id": self.name, "incarnation": incarnation, "runtimes": self.runtimes}
+        answer = self.api.post("/runner/register", {**named, **said})
         assert answer.status_code == 200, answer.text
 
     def claim(
@@ -33,7 +34,7 @@ class Runner:
     ) -> list[dict[str, Any]]:
         """Ask for work, knowing some already."""
         asked: dict[str, Any] = {
-            "runner_id": "runner",
+            "runner_id": self.name,
             "free_cpus_milli": 8000,
             "free_slots": slots,
             "wait_ms": 0,
@@ -143,3 +144,16 @@ def test_a_runner_that_asks_in_vain_is_known_to_be_here(server: LiveServer) -> N
     assert runner.claim(known=[]) == []
     (listed,) = Api(server.api, server.api_key).get("/admin/runners").json()
     assert listed["seen_at"] >= listed["registered_at"]
+
+
+def test_of_two_runners_each_is_given_what_it_can_run(server: LiveServer) -> None:
+    plain, other = Runner(server, "plain", "python:3.11"), Runner(server, "other", "python:3.11", "node:20")
+    api = Api(server.api, server.api_key)
+    ids = [api.submit("1", runtime=one)["execution_id"] for one in ["node:20"] * 10 + ["python:3.11"]]
+    carried = plain.claim(known=[])
+    assert [one["execution_id"] for one in carried] == ids[-1:]
+    # the other one is to be given nothing more, so that nobody is left who could run them
+    drained = api.post("/admin/runners/other/drain", {})
+    assert drained.status_code == 200, drained.text
+    assert [one["execution_id"] for one in plain.claim(known=carried, slots=2)] == ids[:2]
+    assert other.claim(known=[]) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import tarfile
 import time
@@ -60,7 +61,11 @@ def private(client: docker.DockerClient, require: Callable[[bool, str], None]) -
     require(problem is None, f"a registry ({problem})")
     with registries.Registry() as registry:
         name = f"{registry.address}/private/python:1"
-        client.images.get(IMAGE).tag(name)
+        # with a layer that no other image has, so that it has to be fetched
+        base = client.containers.create(IMAGE, ["true"])
+        base.put_archive("/tmp", packed_file("of its own"))
+        base.commit(*name.rsplit(":", 1))
+        base.remove()
         login = {"username": registries.USERNAME, "password": registries.PASSWORD}
         for line in client.images.push(name, auth_config=login, stream=True, decode=True):
             assert "error" not in line, line
@@ -68,8 +73,21 @@ def private(client: docker.DockerClient, require: Callable[[bool, str], None]) -
         yield name
 
 
+def packed_file(name: str) -> bytes:
+    """An archive with one empty file."""
+    with io.BytesIO() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo(name))
+        return packed.getvalue()
+
+
 def run(api: Api, script: str, image: str, **more: Any) -> dict[str, Any]:
     return api.run(script, runtime=f"docker:{image}", **more)
+
+
+def told(api: Api, execution: dict[str, Any]) -> list[str]:
+    """What an execution's log has of the grid's own."""
+    return str(api.get(f"/executions/{execution['execution_id']}/logs?stream=system").text).splitlines()
 
 
 def test_a_script_runs_in_an_image_warm_when_it_comes_again(api: Api) -> None:
@@ -116,6 +134,12 @@ def test_a_private_image_is_for_those_who_have_its_password(
     assert ended["status"] == "completed", (ended["execution_error"], ended["stderr"])
     assert '["hello", null, null]' in str(ended["stdout"])
     assert "it is ***" in str(ended["stdout"])
+    first, layer, last = told(owner, ended)
+    assert first == f"fetching the image {private}"
+    assert re.fullmatch("layer [0-9a-f]{12} is here", layer)
+    assert last.startswith("the image is here after ")
+    # what is here already is not fetched
+    assert told(owner, run(owner, "print(1)", private, secrets=right)) == []
 
     # it is here now, and still it is not everyone's
     assert run(other, "print(1)", private)["error_code"] == "image_unavailable"

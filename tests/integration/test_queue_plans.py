@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from benchmarks.claims import fill
-from rgrid_server.domain.choosing import Capacity, Chooser, Room
+from rgrid_server.domain.choosing import Capacity, Chooser, Machine, Room
 from rgrid_server.scheduler.choosing import Places, StoredQueue
 from rgrid_server.store import queue
 from rgrid_server.store.schema import upgrade_schema
@@ -27,7 +27,7 @@ def claim(connection: Connection) -> int:
     queue.make_ready(connection, NOW_MS)
     queue.any_open(connection, "r1")
     queue.cancel_requests(connection, "r1")
-    room = Room("r1", 4, Capacity(4000, None), Capacity(4000, None), is_idle=False)
+    room = Room("r1", 4, Capacity(4000, None), Machine(Capacity(4000, None), ()), is_idle=False)
     waiting = StoredQueue(connection, Places(), 4, NOW_MS)
     return len(Chooser().choose(waiting, room, NOW_MS).taken)
 

@@ -8,12 +8,13 @@ it, so that many small ones do not keep a large one waiting for ever.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import NamedTuple, Protocol
 
 from rgrid_server.domain.fairshare import FairShare, Flow
+from rgrid_server.domain.runtimes import Offer, is_offered
 
 LOOKAHEAD = 8
 """So many of a flow that do not fit are looked at in a claim."""
@@ -36,6 +37,7 @@ class Candidate(NamedTuple):
     flow: Flow
     cpus_milli: int
     memory_mib: int
+    runtime: str
 
 
 class Capacity(NamedTuple):
@@ -55,6 +57,17 @@ class Capacity(NamedTuple):
         return Capacity(self.cpus_milli - candidate.cpus_milli, memory_mib)
 
 
+class Machine(NamedTuple):
+    """All that a runner has, free or not."""
+
+    capacity: Capacity
+    runtimes: tuple[Offer, ...]
+
+    def suits(self, candidate: Candidate) -> bool:
+        """Whether it could carry an execution, if it had nothing else to do."""
+        return self.capacity.holds(candidate) and is_offered(self.runtimes, candidate.runtime)
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What a runner offers.
@@ -62,17 +75,17 @@ class Room:
     Attributes:
         slots: so many more it takes.
         free: what of it is free.
-        whole: all that it has.
+        machine: all that it has.
         is_idle: whether it carries nothing.
-        others: all that each of the other runners has that were heard of lately.
+        others: those of the other runners that were heard of lately and are given work.
     """
 
     runner_id: str
     slots: int
     free: Capacity
-    whole: Capacity
+    machine: Machine
     is_idle: bool
-    others: Sequence[Capacity] = ()
+    others: Sequence[Machine] = ()
 
 
 class Queue(Protocol):
@@ -214,7 +227,7 @@ class _Choosing:
         while tenants and not self.is_full():
             tenant_id = self._share.next_tenant(tenants)
             if tenant_id not in lines:
-                lines[tenant_id] = _Lines(self._queue, rank, tenant_id)
+                lines[tenant_id] = _Lines(self._queue, rank, tenant_id, self._leaves_to_another, self.is_full)
             if not self._gives_one(lines[tenant_id]):
                 tenants.remove(tenant_id)
 
@@ -236,13 +249,17 @@ class _Choosing:
             lines.end(flow)
         return False
 
+    def _leaves_to_another(self, candidate: Candidate) -> bool:
+        """Whether an execution has no place here, while another runner has one for it."""
+        room = self._room
+        if room.machine.suits(candidate) or not any(other.suits(candidate) for other in room.others):
+            return False
+        self._passed_over += 1
+        return True
+
     def _takes(self, candidate: Candidate) -> bool:
         if not self._free.holds(candidate):
-            is_too_large = not self._room.whole.holds(candidate)
-            if is_too_large and any(other.holds(candidate) for other in self._room.others):
-                # its place is elsewhere
-                self._passed_over += 1
-                return False
+            is_too_large = not self._room.machine.capacity.holds(candidate)
             if not (is_too_large and self._may_exceed):
                 self._passed_over += 1
                 self.choice.lacks_room = True
@@ -271,25 +288,44 @@ class _Choosing:
 
 
 class _Lines:
-    """A tenant's flows while executions are taken from their heads."""
+    """A tenant's flows while executions are taken from their heads.
 
-    def __init__(self, queue: Queue, rank: int, tenant_id: str) -> None:
+    Args:
+        leaves_to_another: whether an execution is one for another runner.
+        is_enough: whether no more are to be looked at.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        rank: int,
+        tenant_id: str,
+        leaves_to_another: Callable[[Candidate], bool],
+        is_enough: Callable[[], bool],
+    ) -> None:
         self.tenant_id = tenant_id
         self.batch_ids = list(queue.flows(rank, tenant_id))
         self._queue = queue
         self._rank = rank
+        self._leaves_to_another = leaves_to_another
+        self._is_enough = is_enough
         self._heads: dict[Flow, Iterator[Candidate]] = {}
-        self._seen: dict[Flow, int] = {}
+        self._seen: Counter[Flow] = Counter()
 
     def heads(self, flow: Flow) -> Iterator[Candidate]:
-        """The next ones of a flow, none of which was seen before; ends after enough that did not fit."""
+        """The next ones of a flow for this runner, none of which was seen before; ends after enough that did
+        not fit."""
         if flow not in self._heads:
             self._heads[flow] = self._queue.heads(self._rank, flow)
-        for seen, candidate in enumerate(self._heads[flow], self._seen.get(flow, 0) + 1):
+        for candidate in self._heads[flow]:
+            if self._leaves_to_another(candidate):
+                if self._is_enough():
+                    return
+                continue
             # whoever asks stops at the first that fits, so these are the ones that did not
             yield candidate
-            self._seen[flow] = seen
-            if seen >= LOOKAHEAD:
+            self._seen[flow] += 1
+            if self._seen[flow] >= LOOKAHEAD:
                 return
 
     def end(self, flow: Flow) -> None:

@@ -247,7 +247,8 @@ class Carrier:
         runtime = parse_runtime(specification.runtime)
         if self._images is None or runtime is None or runtime.kind is not Kind.DOCKER:
             return self._environments.use(specification, attempt.log.say)
-        return self._images.use(runtime.image, assignment.tenant_id, find_login(assignment.secrets))
+        login = find_login(assignment.secrets)
+        return self._images.use(runtime.image, assignment.tenant_id, login, attempt.log.say)
 
     def _sandbox_of(self, environment: Environment) -> Sandbox:
         return self._images.sandbox if environment.image and self._images is not None else self._sandbox

@@ -11,13 +11,14 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgrid_server.domain.registries import RegistryLogin
+from rgrid_server.runner.buildlog import BuildLogs, Say, unheard
 from rgrid_server.runner.environments import Environment
 from rgrid_server.runner.interpreters import OLDEST
 from rgrid_server.runner.once import Once
@@ -66,6 +67,7 @@ class Images:
         self._lookups: dict[tuple[str, str, str], tuple[str, float]] = {}
         self._seen: dict[str, _Seen] = {}
         self._once = Once()
+        self._logs = BuildLogs()
 
     @property
     def version(self) -> str:
@@ -73,17 +75,28 @@ class Images:
         return str(self._client.version().get("Version", ""))
 
     @asynccontextmanager
-    async def use(self, name: str, tenant: str, login: RegistryLogin | None) -> AsyncIterator[Environment]:
+    async def use(
+        self, name: str, tenant: str, login: RegistryLogin | None, say: Say = unheard
+    ) -> AsyncIterator[Environment]:
         """An image, as the environment that it is.
+
+        Args:
+            say: is told what is fetched, where it is fetched just now, also for others.
 
         Raises:
             Rejected: it is not to be had, not for this tenant, or has no Python.
             EnvironmentFault: the daemon or the registry does not answer.
         """
         asked = (name, tenant, login.fingerprint if login is not None else "")
-        image, was_fetched = await self._once.do(
-            f"find {asked}", lambda: asyncio.to_thread(self._find, asked, login)
-        )
+        loop = asyncio.get_running_loop()
+        with self._logs.heard(f"find {asked}", say) as said:
+
+            def tell(line: str) -> None:
+                loop.call_soon_threadsafe(said.say, line)
+
+            image, was_fetched = await self._once.do(
+                f"find {asked}", lambda: asyncio.to_thread(self._find, asked, login, tell)
+            )
         seen = await self._once.do(f"look {image.id}", lambda: asyncio.to_thread(self._look, name, image))
         variables = dict(item.partition("=")[::2] for item in image.attrs["Config"].get("Env") or ())
         yield Environment(
@@ -101,7 +114,9 @@ class Images:
         """End what is being fetched."""
         await self._once.close()
 
-    def _find(self, asked: tuple[str, str, str], login: RegistryLogin | None) -> tuple[Image, bool]:
+    def _find(
+        self, asked: tuple[str, str, str], login: RegistryLogin | None, tell: Say
+    ) -> tuple[Image, bool]:
         """The image of a name, from the registry where that was not asked lately."""
         name, tenant, _ = asked
         known = self._lookups.get(asked)
@@ -111,7 +126,7 @@ class Images:
                 return image, False
         present = self._present(name)
         try:
-            image = self._fetch(name, login)
+            image = self._fetch(name, login, tell)
             self._holders.fetched(str(image.id), None if login is None else tenant)
         except (Rejected, EnvironmentFault) as failure:
             is_refusal = isinstance(failure, Rejected)
@@ -133,13 +148,21 @@ class Images:
         except docker.errors.DockerException as error:
             raise EnvironmentFault(f"the Docker daemon: {error}") from error
 
-    def _fetch(self, name: str, login: RegistryLogin | None) -> Image:
+    def _fetch(self, name: str, login: RegistryLogin | None, tell: Say) -> Image:
         import docker
         import requests
+        from docker.utils import parse_repository_tag
 
         credentials = None if login is None else {"username": login.username, "password": login.password}
+        repository, tag = parse_repository_tag(name)
+        tag = tag or "latest"
         try:
-            return self._client.images.pull(name, auth_config=credentials)
+            steps = self._client.api.pull(
+                repository, tag=tag, auth_config=credentials, stream=True, decode=True
+            )
+            for line in _told(name, steps):
+                tell(line)
+            return self._client.images.get(f"{repository}{'@' if ':' in tag else ':'}{tag}")
         except (docker.errors.DockerException, requests.RequestException) as error:
             said = str(getattr(error, "explanation", None) or error)[:MAX_MESSAGE_CHARS]
             if any(word in said.lower() for word in _REFUSED):
@@ -187,6 +210,28 @@ class Images:
             "runtime_unavailable",
             f"the image {name} has no Python that starts: {problem.strip()[-MAX_MESSAGE_CHARS:]}",
         )
+
+
+def _told(name: str, steps: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines of a log for what a daemon says while it fetches an image: none where it has all of it.
+
+    Raises:
+        docker.errors.APIError: it could not.
+    """
+    import docker
+
+    begun_at = None
+    for step in steps:
+        if "error" in step:
+            raise docker.errors.APIError(str(step["error"]), explanation=str(step["error"]))
+        status = step.get("status")
+        if status == "Pulling fs layer" and begun_at is None:
+            begun_at = time.monotonic()
+            yield f"fetching the image {name}"
+        elif status == "Pull complete":
+            yield f"layer {step.get('id')} is here"
+    if begun_at is not None:
+        yield f"the image is here after {time.monotonic() - begun_at:.1f} s"
 
 
 class _Holders:

@@ -95,7 +95,12 @@ class StoredQueue:
         while page := queue.heads(self._connection, rank, flow, after, self._now_ms, self._page):
             for row in page:
                 yield Candidate(
-                    row["execution_id"], row["sequence"], flow, row["cpus_milli"], row["memory_mib"]
+                    row["execution_id"],
+                    row["sequence"],
+                    flow,
+                    row["cpus_milli"],
+                    row["memory_mib"],
+                    row["runtime"],
                 )
             after = page[-1]["sequence"]
 

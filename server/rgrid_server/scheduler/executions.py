@@ -35,6 +35,7 @@ from rgrid_server.scheduler.intake import (
     submit_together,
 )
 from rgrid_server.scheduler.observer import Observer
+from rgrid_server.scheduler.offers import runtimes_of
 from rgrid_server.scheduler.transitions import apply_event, topics_of
 from rgrid_server.scheduler.wakeups import Wakeups, execution_topic, runner_topic
 from rgrid_server.store import executions as store
@@ -199,7 +200,7 @@ class Executions:
         It is what the runners that were heard of lately can run, and the presets that stand for any of it.
         """
         rows = await self.present_runners()
-        offers = {Offer(item["name"], item.get("version", "")) for row in rows for item in row["runtimes"]}
+        offers = {offer for row in rows for offer in runtimes_of(row)}
         there = newest_first(offers)
         return [*there, *offered_presets(self._presets.values(), there)]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.attempts import Assignment, AttemptId
-from rgrid_server.domain.choosing import Capacity, Room
+from rgrid_server.domain.choosing import Capacity, Machine, Room
+from rgrid_server.domain.runtimes import Offer
 from rgrid_server.errors import Conflict, Superseded
 from rgrid_server.store import runners
 from rgrid_server.store.database import Row
@@ -69,14 +70,23 @@ def room_of(
             request.free_cpus_milli - sum(item.cpus_milli for item in delivered),
             None if memory_mib is None else memory_mib - sum(item.memory_mib for item in delivered),
         ),
-        whole=_capacity(runner),
+        machine=_machine(runner),
         is_idle=is_idle,
-        others=[_capacity(other) for other in others if other["runner_id"] != request.runner_id],
+        others=[
+            _machine(other)
+            for other in others
+            if other["runner_id"] != request.runner_id and other["drained_at_ms"] is None
+        ],
     )
 
 
-def _capacity(runner: Row) -> Capacity:
-    return Capacity(runner["slots"] * 1000, runner["memory_mib"])
+def runtimes_of(runner: Row) -> tuple[Offer, ...]:
+    """What a runner has said that it runs."""
+    return tuple(Offer(offer["name"], offer.get("version", "")) for offer in runner["runtimes"])
+
+
+def _machine(runner: Row) -> Machine:
+    return Machine(Capacity(runner["slots"] * 1000, runner["memory_mib"]), runtimes_of(runner))
 
 
 def undelivered(carried: Sequence[Row], request: ClaimRequest) -> list[Row]:

@@ -83,6 +83,7 @@ _HEADS = Prepared(
         executions.c.execution_id,
         executions.c.cpus_milli,
         executions.c.memory_mib,
+        executions.c.runtime,
     )
     .where(
         IS_READY,

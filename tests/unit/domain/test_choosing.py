@@ -18,10 +18,15 @@ from rgrid_server.domain.choosing import (
     Capacity,
     Choice,
     Chooser,
+    Machine,
     Room,
     Waits,
 )
 from rgrid_server.domain.fairshare import Flow
+from rgrid_server.domain.runtimes import Offer
+
+PYTHON = (Offer("python:3.11", "3.11.7"),)
+NODE = (*PYTHON, Offer("node:20", "20.11.1"))
 
 
 @dataclass
@@ -33,9 +38,17 @@ class Waiting:
     flow_limits: dict[Flow, int] = field(default_factory=dict)
     running: list[Candidate] = field(default_factory=list)
 
-    def add(self, flow: Flow, *, rank: int = 0, cpus_milli: int = 1000, memory_mib: int = 64) -> Candidate:
+    def add(
+        self,
+        flow: Flow,
+        *,
+        rank: int = 0,
+        cpus_milli: int = 1000,
+        memory_mib: int = 64,
+        runtime: str = "python:3.11",
+    ) -> Candidate:
         sequence = len(self.candidates) + len(self.running) + 1
-        one = Candidate(f"exec_{sequence}", sequence, flow, cpus_milli, memory_mib)
+        one = Candidate(f"exec_{sequence}", sequence, flow, cpus_milli, memory_mib, runtime)
         self.candidates.append((rank, one))
         return one
 
@@ -77,10 +90,10 @@ def room(
     whole: Capacity | None = None,
     runner_id: str = "r1",
     is_idle: bool = False,
-    others: Sequence[Capacity] = (),
+    others: Sequence[Machine] = (),
 ) -> Room:
     free = Capacity(slots * 1000 if cpus_milli is None else cpus_milli, memory_mib)
-    return Room(runner_id, slots, free, whole or free, is_idle, others)
+    return Room(runner_id, slots, free, Machine(whole or free, PYTHON), is_idle, others)
 
 
 FLOWS = st.builds(Flow, st.sampled_from("abc"), st.sampled_from(["", "b1", "b2"]))
@@ -236,7 +249,7 @@ def test_a_large_one_that_waits_for_room_is_not_passed_over_for_ever() -> None:
 
 def test_one_runner_is_cleared_for_a_large_one_and_the_others_go_on() -> None:
     waits = Waits()
-    large = Candidate("exec_1", 1, Flow("t", ""), 4000, 64)
+    large = Candidate("exec_1", 1, Flow("t", ""), 4000, 64, "python:3.11")
     assert not waits.is_held(large, "r1", 0)
     assert not waits.is_held(large, "r2", HOLD_AFTER_MS - 1)
     assert waits.is_held(large, "r1", HOLD_AFTER_MS)
@@ -249,7 +262,7 @@ def test_one_that_asks_for_more_than_any_runner_has_is_given_to_an_idle_one() ->
     waiting = Waiting()
     huge = waiting.add(Flow("t", ""), cpus_milli=64_000)
     waiting.add(Flow("t", ""))
-    smaller = [Capacity(2000, 1024)]
+    smaller = [Machine(Capacity(2000, 1024), PYTHON)]
     assert Chooser().choose(waiting, room(4, is_idle=True, others=smaller), 0).taken == [huge]
 
 
@@ -257,10 +270,48 @@ def test_one_that_is_too_large_here_is_left_to_the_runner_that_has_the_room() ->
     waiting = Waiting()
     waiting.add(Flow("t", ""), memory_mib=100_000)
     small = waiting.add(Flow("t", ""))
-    larger = [Capacity(4000, 200_000)]
+    larger = [Machine(Capacity(4000, 200_000), PYTHON)]
     choice = Chooser().choose(waiting, room(4, is_idle=True, others=larger), 0)
     assert choice.taken == [small]
     assert not choice.lacks_room
+
+
+def test_what_a_runner_cannot_run_is_left_to_one_that_can() -> None:
+    waiting, chooser = Waiting(), Chooser()
+    # more than are looked at of one flow otherwise, and they stand before what can be run here
+    scripts = [waiting.add(Flow("t", ""), runtime="node:20") for _ in range(3 * LOOKAHEAD)]
+    behind = waiting.add(Flow("t", ""))
+    node = [Machine(Capacity(4000, None), NODE)]
+    choice = chooser.choose(waiting, room(4, is_idle=True, others=node), 0)
+    assert waiting.take(choice) == [behind]
+    assert not choice.lacks_room
+    there = Room("r2", 4, Capacity(4000, None), node[0], is_idle=True)
+    assert waiting.take(chooser.choose(waiting, there, 0)) == scripts[:4]
+
+
+def test_what_nobody_runs_is_given_to_any_runner_which_says_why_not() -> None:
+    waiting = Waiting()
+    lost = waiting.add(Flow("t", ""), runtime="node:18")
+    # the other has Node.js, and another one; or it has that, and not the memory
+    small = [Machine(Capacity(4000, 32), (Offer("node:18", "18.1.0"),)), Machine(Capacity(4000, None), NODE)]
+    assert Chooser().choose(waiting, room(4, others=small), 0).taken == [lost]
+
+
+@given(st.lists(st.sampled_from(["python:3.11", "node:20", "python:3.9"]), max_size=30))
+def test_two_runners_that_differ_leave_nothing_waiting_and_take_nothing_that_is_the_others(
+    runtimes: list[str],
+) -> None:
+    waiting, chooser = Waiting(), Chooser()
+    for runtime in runtimes:
+        waiting.add(Flow("t", ""), runtime=runtime)
+    capacity = Capacity(4000, None)
+    machines = [Machine(capacity, PYTHON), Machine(capacity, NODE)]
+    for _ in runtimes:
+        for mine, other in (machines, machines[::-1]):
+            offer = Room(str(len(mine.runtimes)), 1, capacity, mine, is_idle=True, others=[other])
+            for one in waiting.take(chooser.choose(waiting, offer, 0)):
+                assert one.runtime != "node:20" or mine is machines[1]
+    assert waiting.candidates == []
 
 
 def test_a_runner_that_does_not_say_what_memory_it_has_is_not_limited_by_it() -> None:
