@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -21,7 +22,12 @@ log = logging.getLogger(__name__)
 MAX_REPORTS_AT_ONCE = 50
 MAX_BLOBS_AT_ONCE_BYTES = 16 * 1024 * 1024
 MAX_REPORT_TRIES = 5
-REPORT_TOGETHER_SECONDS = 0.02
+TOGETHER_SECONDS = 0.05
+"""So long reports of batches wait for each other, while there is more to begin with.
+
+A batch that is to run few at a time gets its next only when one has been reported, so it is no longer.
+"""
+LOOK_SECONDS = 0.01
 
 
 class _Waiting(NamedTuple):
@@ -29,6 +35,7 @@ class _Waiting(NamedTuple):
 
     finished: Finished
     verdict: asyncio.Future[str]
+    is_of_batch: bool
 
     @property
     def size_bytes(self) -> int:
@@ -55,6 +62,8 @@ class Reporter:
         self._logs = logs
         self._has_more_work = has_more_work
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._alone = 0
+        self._is_urgent = asyncio.Event()
 
     async def report(self, attempt: Attempt, finished: Finished, workspace: Workspace) -> None:
         """Send the rest of the log and the report, until the server has taken both."""
@@ -72,9 +81,7 @@ class Reporter:
         """Send what is reported, until canceled."""
         while True:
             waiting = [await self._queue.get()]
-            if self._has_more_work():
-                # there is work enough meanwhile, so nobody waits for these but a client for a moment
-                await asyncio.sleep(REPORT_TOGETHER_SECONDS)
+            await self._wait_for_more()
             size_bytes = waiting[0].size_bytes
             while (
                 len(waiting) < MAX_REPORTS_AT_ONCE
@@ -83,7 +90,27 @@ class Reporter:
             ):
                 waiting.append(self._queue.get_nowait())
                 size_bytes += waiting[-1].size_bytes
+            self._alone -= sum(not item.is_of_batch for item in waiting)
             await self._send(waiting)
+
+    async def _wait_for_more(self) -> None:
+        """Let reports gather: what is reported together costs less, and of a batch nobody waits for one.
+
+        Not for long, and not at all where somebody waits for one, or where slots would stay free meanwhile.
+        """
+        self._note_urgency()
+        for _ in range(round(TOGETHER_SECONDS / LOOK_SECONDS)):
+            if self._is_urgent.is_set() or not self._has_more_work():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_urgent.wait(), LOOK_SECONDS)
+
+    def _note_urgency(self) -> None:
+        # with the one that has been taken already
+        if self._alone or self._queue.qsize() + 1 >= MAX_REPORTS_AT_ONCE:
+            self._is_urgent.set()
+        else:
+            self._is_urgent.clear()
 
     async def _settle(self, attempt: Attempt, finished: Finished, workspace: Workspace) -> str:
         """Have a report answered; where there is no room, first the workspace goes, then the outputs."""
@@ -94,7 +121,7 @@ class Reporter:
                 try:
                     if verdict == "blobs_missing":
                         await self._carrier.upload_again(attempt, finished)
-                    verdict = await self._ask_for_verdict(finished)
+                    verdict = await self._ask_for_verdict(attempt, finished)
                     break
                 except (NoRoom, FileNotFoundError) as error:
                     # the report is tried until it is taken: what holds it up has been let go of by then
@@ -107,9 +134,12 @@ class Reporter:
                 break
         return verdict
 
-    async def _ask_for_verdict(self, finished: Finished) -> str:
-        waiting = _Waiting(finished, asyncio.get_running_loop().create_future())
+    async def _ask_for_verdict(self, attempt: Attempt, finished: Finished) -> str:
+        is_of_batch = attempt.assignment.batch_id is not None
+        waiting = _Waiting(finished, asyncio.get_running_loop().create_future(), is_of_batch)
+        self._alone += not is_of_batch
         await self._queue.put(waiting)
+        self._note_urgency()
         try:
             return await waiting.verdict
         except Refused as refused:
