@@ -17,8 +17,9 @@ from rgrid_server.domain.retention import RetentionTimes
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
+from rgrid_server.scheduler.claims import AttemptLimits, Claimed, Claims
 from rgrid_server.scheduler.executions import Executions
-from rgrid_server.scheduler.leases import AttemptLimits, Claimed, Leases
+from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.logs import Logs
 from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports, SentChunk, Verdict
@@ -50,7 +51,9 @@ class Core:
         self.executions = Executions(self.database, self.wakeups, limits)
         self.batches = Batches(self.database, self.wakeups, limits)
         self.logs = Logs(self.database, self.wakeups, RetentionTimes())
-        self.leases = Leases(self.database, self.wakeups, signer, book, "local", AttemptLimits(), chooser)
+        self.leases = Leases(
+            self.database, self.wakeups, Claims(signer, AttemptLimits(), chooser), book, "local"
+        )
         self.reports = Reports(self.database, self.wakeups, signer, book, "local", chooser)
 
     async def tenant(self, name: str = "tenant") -> str:

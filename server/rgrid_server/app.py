@@ -51,6 +51,7 @@ from rgrid_server.observability.watching import Watching
 from rgrid_server.presets import load_presets
 from rgrid_server.scheduler.batches import Batches
 from rgrid_server.scheduler.caching import ResultCache
+from rgrid_server.scheduler.claims import Claims
 from rgrid_server.scheduler.clockwatch import ClockWatch
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.feed import Feed
@@ -104,7 +105,7 @@ class ServerState:
 
     def drain(self) -> None:
         """Give out no more work, and end every long wait."""
-        self.services.leases.draining = True
+        self.services.leases.drain()
         self.wakeups.end_all()
 
     async def is_busy(self) -> bool:
@@ -150,10 +151,9 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
         chooser = Chooser()
         cache = ResultCache(book, engine, settings.retention.log_ms)
         executions_ = Executions(database, wakeups, limits, observer, load_presets(settings.presets_file))
+        claims = Claims(signer, settings.attempt_limits, chooser, sealer=sealer, cache=cache)
         leases = Leases(
-            *(database, wakeups, signer, book, engine, settings.attempt_limits, chooser, observer),
-            sealer=sealer,
-            cache=cache,
+            *(database, wakeups, claims, book, engine, observer),
             allow_process_sandbox=settings.allow_process_sandbox,
         )
 
@@ -161,7 +161,7 @@ async def open_server(settings: Settings) -> AsyncIterator[ServerState]:
             return bool(wakeups.waiting().get("runner") or await executions_.present_runners())
 
         uploads = Uploads(database, blobs, wakeups, limits.max_blob_bytes, observer)
-        readiness = Readiness(database, blobs, lambda: leases.draining, has_runner)
+        readiness = Readiness(database, blobs, lambda: claims.draining, has_runner)
         services = Services(
             settings=settings,
             signer=signer,

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rgrid_server.domain.retention import DAY_MS, RetentionTimes
 from rgrid_server.domain.submission import Limits
-from rgrid_server.scheduler.leases import AttemptLimits
+from rgrid_server.scheduler.claims import AttemptLimits
 
 
 class Settings(BaseSettings):

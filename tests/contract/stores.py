@@ -17,8 +17,9 @@ from rgrid_server.domain.prices import DEFAULT_PRICES
 from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.scheduler.batches import Batches
+from rgrid_server.scheduler.claims import AttemptLimits, Claimed, Claims
 from rgrid_server.scheduler.executions import Executions
-from rgrid_server.scheduler.leases import AttemptLimits, Claimed, Leases
+from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import Reports
 from rgrid_server.scheduler.uploads import Received, Uploads, add_received
@@ -46,7 +47,7 @@ class Process:
         self.batches = Batches(database, wakeups, limits)
         self.book_seconds = 0.0
         book = PriceBook(lambda: self.book_seconds)
-        self.leases = Leases(database, wakeups, SIGNER, book, "local", AttemptLimits(), chooser)
+        self.leases = Leases(database, wakeups, Claims(SIGNER, AttemptLimits(), chooser), book, "local")
         self.reports = Reports(database, wakeups, SIGNER, book, "local", chooser)
         self.uploads = Uploads(database, _no_blobs(), wakeups, limits.max_blob_bytes)
 

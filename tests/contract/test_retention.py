@@ -43,10 +43,11 @@ from rgrid_server.domain.signing import Signer
 from rgrid_server.domain.submission import Limits, Submission
 from rgrid_server.errors import Invalid
 from rgrid_server.scheduler.batches import Batches, BatchItem, BatchSubmission
+from rgrid_server.scheduler.claims import AttemptLimits, Claims
 from rgrid_server.scheduler.executions import Executions
 from rgrid_server.scheduler.files import Files
 from rgrid_server.scheduler.intake import INPUTS_DUE_MS
-from rgrid_server.scheduler.leases import AttemptLimits, Leases
+from rgrid_server.scheduler.leases import Leases
 from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.partials import PartialUploads
 from rgrid_server.scheduler.reports import Reports, Verdict
@@ -114,7 +115,7 @@ class Grid:
         self.uploads = Uploads(self.database, self.store, wakeups, 1 << 30)
         self.files = Files(self.database, self.store, TIMES)
         book = PriceBook()
-        self.leases = Leases(self.database, wakeups, signer, book, "local", AttemptLimits(), chooser)
+        self.leases = Leases(self.database, wakeups, Claims(signer, AttemptLimits(), chooser), book, "local")
         self.reports = Reports(self.database, wakeups, signer, book, "local", chooser)
         self.retention = Retention(self.database, self.store, TIMES)
 

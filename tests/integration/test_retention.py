@@ -19,7 +19,7 @@ from rgrid_server.config import Settings
 from rgrid_server.domain.attempts import Assignment, LogChunk, LogEntry, Outcome, OutputFile, Report
 from rgrid_server.domain.retention import DAY_MS, DELETE_AFTER_MS
 from rgrid_server.scheduler import retention as letting_go
-from rgrid_server.scheduler.leases import ClaimRequest
+from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import SentChunk
 from tests.live import API_KEY
 

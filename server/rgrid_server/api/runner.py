@@ -28,7 +28,8 @@ from rgrid_server.api.services import services
 from rgrid_server.clock import now_ms
 from rgrid_server.domain.apikeys import Scope
 from rgrid_server.domain.attempts import AttemptId, LogChunk, LogEntry, Report
-from rgrid_server.scheduler.leases import HEARTBEAT_MS, LEASE_MS
+from rgrid_server.scheduler.claims import LEASE_MS
+from rgrid_server.scheduler.leases import HEARTBEAT_MS
 from rgrid_server.scheduler.offers import ClaimRequest
 from rgrid_server.scheduler.reports import SentChunk
 

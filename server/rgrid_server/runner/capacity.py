@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable
 
 from rgrid_server.runner.ahead import Pace
-from rgrid_server.runner.carrier import Attempt
+from rgrid_server.runner.attempt import Attempt
 from rgrid_server.runner.machine import DiskFloor
 
 MAX_ENDED_PER_SLOT = 3

@@ -6,130 +6,33 @@ import asyncio
 import hashlib
 import logging
 import os
-import re
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
 
-from rgrid_server.domain.attempts import Assignment, Outcome, OutputFile, Report, Specification, Stream
+from rgrid_server.domain.attempts import Assignment, Outcome, OutputFile, Report, Stream
 from rgrid_server.domain.registries import find_login, of_the_script
 from rgrid_server.domain.runtimes import Kind, parse_runtime
-from rgrid_server.domain.trace import TRACEPARENT_VARIABLE, TraceContext, parse_trace_parent
+from rgrid_server.domain.trace import TRACEPARENT_VARIABLE, TraceContext
 from rgrid_server.observability.tracing import NoTracing, Tracing, spanning
+from rgrid_server.runner.attempt import Attempt
 from rgrid_server.runner.connection import Connection, Dismissed, Gone
 from rgrid_server.runner.environments import Environment, Environments
 from rgrid_server.runner.images import Images
 from rgrid_server.runner.inputs import InputCache
-from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.outputs import Finished, Outputs, with_passed_over
-from rgrid_server.runner.sandbox.base import NOT_PYTHON, Command, Ended, Exit, Running, Sandbox, Warmth
+from rgrid_server.runner.sandbox.base import NOT_PYTHON, Command, Ended, Exit, Sandbox, Warmth
+from rgrid_server.runner.sources import source_bytes
 from rgrid_server.runner.uv import Rejected
 from rgrid_server.runner.warmth import find_warmth
 from rgrid_server.runner.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
-_BLANK = re.compile(r"^[ \t\f]*(?:[#\r\n]|$)")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class Attempt:
-    """An attempt that this runner carries; it can be canceled, or dropped without a word."""
-
-    def __init__(
-        self,
-        assignment: Assignment,
-        specification: Specification,
-        log_: AttemptLog,
-        on_slot_free: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.assignment = assignment
-        self.specification = specification
-        self.log = log_
-        self.trace_context = parse_trace_parent(assignment.trace_parent)
-        self.is_canceled = False
-        self.is_dropped = False
-        self.is_reporting = False
-        self.turn = asyncio.Event()
-        self.claimed_at = time.monotonic()
-        self.turned_at = 0.0
-        self.has_ended = False
-        self.task: asyncio.Task[None] | None = None
-        self._on_slot_free = on_slot_free
-        self._running: Running | None = None
-        self._preparing: asyncio.Task[Any] | None = None
-
-    @property
-    def has_started(self) -> bool:
-        """Whether its script runs, or has ended already."""
-        return self._running is not None or self.has_ended
-
-    def cancel(self) -> None:
-        """End it: its script if it runs, else its preparation. One whose script has ended is reported so."""
-        self.is_canceled = True
-        if self._running is not None:
-            self._running.cancel()
-        elif self._preparing is not None:
-            self._preparing.cancel()
-
-    def drop(self) -> None:
-        """End it now, and tell nobody: it is another's."""
-        self.is_canceled = self.is_dropped = True
-        if self._running is not None:
-            self._running.kill()
-        elif self._preparing is not None:
-            self._preparing.cancel()
-        elif self.task is not None and self.has_ended:
-            self.task.cancel()
-
-    async def prepare(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for a part of the preparation, which a cancellation ends."""
-        if self.is_canceled:
-            work.close()
-            raise asyncio.CancelledError
-        preparing = asyncio.create_task(work)
-        self._preparing = preparing
-        try:
-            return await preparing
-        finally:
-            self._preparing = None
-
-    def runs(self, running: Running) -> None:
-        """Its script has started."""
-        self._running = running
-        if self.is_dropped:
-            running.kill()
-        elif self.is_canceled:
-            running.cancel()
-
-    @property
-    def holds_slot(self) -> bool:
-        """Whether it is its turn, from then on until its script has ended."""
-        return self.turn.is_set() and not self.has_ended
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it was claimed ahead of its turn."""
-        return not self.turn.is_set() and not self.has_ended
-
-    def take_slot(self) -> None:
-        """It is its turn."""
-        self.turned_at = time.monotonic()
-        self.turn.set()
-
-    def free_slot(self) -> None:
-        """Its script has ended, or will not start."""
-        self._running = None
-        if not self.has_ended:
-            self.has_ended = True
-            self._on_slot_free()
 
 
 class Carrier:
@@ -389,30 +292,3 @@ def script_environment(
         **assignment.env_vars,
         **of_the_script(assignment.secrets),
     }
-
-
-def source_bytes(script: str) -> bytes:
-    """A script's bytes as its own coding line (PEP 263) says; UTF-8 where it has none.
-
-    A script travels as text. Written back in the encoding that it declares, it is to Python what it was.
-
-    Raises:
-        Rejected: there is no such encoding, or it cannot say what the script says.
-    """
-    for line in script.split("\n", 2)[:2]:
-        if (match := _CODING.match(line)) is not None:
-            declared = match.group(1)
-            try:
-                return script.encode(declared)
-            except (LookupError, UnicodeError) as error:
-                raise Rejected(
-                    "script_encoding",
-                    f"the script's coding line says {declared}, and the script cannot be written so "
-                    f"({error}); write utf-8 there",
-                ) from None
-        if _BLANK.match(line) is None:
-            break
-    try:
-        return script.encode()
-    except UnicodeEncodeError as error:
-        raise Rejected("script_encoding", f"the script is not valid Unicode: {error}") from None

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection
 
 from rgrid_server.domain.attempts import LogChunk
-from rgrid_server.runner.carrier import Attempt
+from rgrid_server.runner.attempt import Attempt
 from rgrid_server.runner.connection import Connection, NoRoom, Refused, SentChunk
 
 log = logging.getLogger(__name__)

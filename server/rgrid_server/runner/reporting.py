@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from rgrid_server.domain.attempts import Outcome, Report
-from rgrid_server.runner.carrier import Attempt, Carrier
+from rgrid_server.runner.attempt import Attempt
+from rgrid_server.runner.carrier import Carrier
 from rgrid_server.runner.connection import Connection, NoRoom, Refused
 from rgrid_server.runner.logshipping import LogShipper
 from rgrid_server.runner.outputs import Finished, no_room_for

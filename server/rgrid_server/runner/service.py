@@ -14,8 +14,9 @@ from rgrid_server.domain.attempts import Assignment, AttemptId, Specification
 from rgrid_server.domain.registries import to_mask
 from rgrid_server.observability.logs import bind
 from rgrid_server.runner.ahead import WAIT_SECONDS
+from rgrid_server.runner.attempt import Attempt
 from rgrid_server.runner.capacity import Capacity
-from rgrid_server.runner.carrier import Attempt, Carrier
+from rgrid_server.runner.carrier import Carrier
 from rgrid_server.runner.connection import Connection, Dismissed, Gone, Unregistered, is_passing
 from rgrid_server.runner.logshipping import LogShipper
 from rgrid_server.runner.logstream import AttemptLog

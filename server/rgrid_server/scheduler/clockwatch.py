@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from rgrid_server.clock import now_ms
+from rgrid_server.scheduler.claims import LEASE_MS
 from rgrid_server.scheduler.intake import INPUTS_DUE_MS
-from rgrid_server.scheduler.leases import LEASE_MS
 from rgrid_server.scheduler.wakeups import WORK, Wakeups
 from rgrid_server.store import deadlines
 from rgrid_server.store.database import Database

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rgrid_server.domain.attempts import Specification
+from rgrid_server.runner.attempt import Attempt
 from rgrid_server.runner.capacity import MAX_ENDED_PER_SLOT, Capacity
-from rgrid_server.runner.carrier import Attempt
 from rgrid_server.runner.logstream import AttemptLog
 from rgrid_server.runner.machine import DiskFloor
 from tests.unit.runner.assignments import assignment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rgrid_server.runner.carrier import source_bytes
+from rgrid_server.runner.sources import source_bytes
 from rgrid_server.runner.uv import Rejected
 
 

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from rgrid_server.domain.attempts import AttemptId, Outcome, OutputFile, Report, Specification
-from rgrid_server.runner.carrier import Attempt, describe
+from rgrid_server.runner.attempt import Attempt
+from rgrid_server.runner.carrier import describe
 from rgrid_server.runner.connection import Dismissed, Lease, NoRoom, Work
 from rgrid_server.runner.outputs import Finished
 from rgrid_server.runner.sandbox.base import Ended, Exit

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
+from rgrid_server.scheduler.claims import LEASE_MS
 from rgrid_server.scheduler.clockwatch import STEP_MS, ClockWatch
 from rgrid_server.scheduler.intake import INPUTS_DUE_MS
-from rgrid_server.scheduler.leases import LEASE_MS
 from rgrid_server.scheduler.wakeups import Wakeups
 from rgrid_server.store import tables
 from rgrid_server.store.schema import upgrade_schema
