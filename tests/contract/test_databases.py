@@ -570,7 +570,7 @@ def test_a_reader_of_the_feed_misses_nothing_while_many_commit_at_once(store: St
     def write(name: str, pause: float) -> object:
         def operation(connection: Connection) -> None:
             for part in ("a", "b"):
-                execution_store.INSERT_EVENT.run(
+                events.INSERT_EVENT.run(
                     connection,
                     tenant_id=tenant_id,
                     execution_id=f"{name}-{part}",

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from rgrid_server.config import Settings
 from rgrid_server.domain.execution import Status
 from rgrid_server.storage import UnknownStorage, check_storage, migrate, name_of
-from rgrid_server.store import events, executions, listing, tenants
+from rgrid_server.store import events, listing, tenants
 from rgrid_server.store.database import StorageUnavailable
 from rgrid_server.store.notifications import MAX_PAYLOAD_BYTES, MAX_PENDING, Notifications
 from rgrid_server.store.postgres import PostgresDatabase, Trouble, trouble_of
@@ -247,7 +247,7 @@ def test_a_transaction_that_began_earlier_puts_its_event_after_what_it_waited_fo
 
     def add(connection: Connection, status: str) -> None:
         row = {"tenant_id": "t", "execution_id": "e", "batch_id": None, "attempt": 0, "at_ms": 0}
-        executions.INSERT_EVENT.run(connection, status=status, **row)
+        events.INSERT_EVENT.run(connection, status=status, **row)
 
     def older(connection: Connection) -> None:
         put(connection, "it has its number")
@@ -273,7 +273,7 @@ def test_positions_go_on_rising_where_rows_were_restored_into_a_younger_cluster(
 ) -> None:
     def add(connection: Connection) -> None:
         row = {"tenant_id": "t", "execution_id": "e", "batch_id": None, "attempt": 0, "at_ms": 0}
-        executions.INSERT_EVENT.run(connection, status="queued", **row)
+        events.INSERT_EVENT.run(connection, status="queued", **row)
 
     with_database(url, lambda database: database.write(add))
     with postgres.connect(url) as connection:

@@ -41,10 +41,10 @@ class Clock:
     """The server's clock, as far as leases and retries look at it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from rgrid_server.scheduler import executions, intake, reports
+        from rgrid_server.scheduler import claims, executions, intake, reports
 
         self.now_ms = 1_800_000_000_000
-        for module in (leases, executions, intake, reports):
+        for module in (claims, leases, executions, intake, reports):
             monkeypatch.setattr(module, "now_ms", lambda: self.now_ms)
 
 

@@ -22,6 +22,7 @@ from rgrid_server.errors import Invalid
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store import spend, tenants
 from rgrid_server.store.database import Database, Row
+from rgrid_server.store.intake import metadata_text
 
 DEFAULT_DAYS = 7
 MAX_DAYS = 3660
@@ -257,5 +258,5 @@ def _ordered(sums: list[_Sum], *, newest_first: bool) -> list[_Sum]:
 def _value(row: Any, dimension: str) -> str:
     if dimension.startswith(_METADATA):
         value = row["user_metadata"].get(dimension.removeprefix(_METADATA))
-        return (execution_store.metadata_text(value) or "") if value is not None else ""
+        return (metadata_text(value) or "") if value is not None else ""
     return row[_USAGE_COLUMNS[dimension]] or ""

@@ -26,7 +26,7 @@ from rgrid_server.store import batches as store
 from rgrid_server.store import bulk
 from rgrid_server.store import executions as execution_store
 from rgrid_server.store.bulk import NewItem
-from rgrid_server.store.executions import NewExecution
+from rgrid_server.store.intake import NewExecution, insert_specification
 
 MAX_PROBLEMS = 20
 
@@ -117,7 +117,7 @@ def insert_items(connection: Connection, tenant_id: str, batch_id: str, items: S
             base, batch_id=batch_id, run_key=None, args=(), env_vars={}, inputs={}, user_metadata={}
         )
         specification = specification_id(tenant_id, base.specification)
-        execution_store.insert_specification(connection, tenant_id, specification, base, now)
+        insert_specification(connection, tenant_id, specification, base, now)
         shared = NewExecution(
             execution_id="",
             specification_id=specification,

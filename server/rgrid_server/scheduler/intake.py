@@ -25,8 +25,9 @@ from rgrid_server.scheduler.wakeups import WORK, batch_topic, tenant_topic
 from rgrid_server.store import batches as batch_store
 from rgrid_server.store import blobs as blob_store
 from rgrid_server.store import executions as store
+from rgrid_server.store import intake as intake_store
 from rgrid_server.store.database import Row
-from rgrid_server.store.executions import NewExecution
+from rgrid_server.store.intake import NewExecution
 
 INPUTS_DUE_MS = 3_600_000
 
@@ -199,8 +200,8 @@ def insert_new(connection: Connection, tenant_id: str, new: Sequence[NewExecutio
     by_specification = {item.specification_id: item.submission for item in new}
     # in one order, so that two who insert the same do not wait for each other
     for specification, submission in sorted(by_specification.items(), key=itemgetter(0)):
-        store.insert_specification(connection, tenant_id, specification, submission, now_ms)
-    rows = store.insert_executions(connection, tenant_id, new)
+        intake_store.insert_specification(connection, tenant_id, specification, submission, now_ms)
+    rows = intake_store.insert_executions(connection, tenant_id, new)
     ready = {item.execution_id: item.submission.inputs for item in new if item.state.ready_at_ms is not None}
     insert_input_artifacts(connection, tenant_id, ready, now_ms)
     return rows

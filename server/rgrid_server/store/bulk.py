@@ -14,19 +14,15 @@ from sqlalchemy.engine import Connection
 
 from rgrid_server.domain.execution import State, Status
 from rgrid_server.store.database import Row
+from rgrid_server.store.events import INSERT_EVENT, event_row
 from rgrid_server.store.executions import (
-    INSERT_EVENT,
-    INSERT_EXECUTION,
     STATE_FIELDS,
-    NewExecution,
     Transition,
     changing,
     count_in_batch,
-    event_row,
     get_state,
-    indexed_metadata,
-    new_row,
 )
+from rgrid_server.store.intake import INSERT_EXECUTION, NewExecution, indexed_metadata, new_row
 from rgrid_server.store.prepared import Prepared
 from rgrid_server.store.tables import executions, metadata_index
 

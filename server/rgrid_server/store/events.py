@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, bindparam, func, literal_column, select, text
+from sqlalchemy import BigInteger, Integer, bindparam, func, insert, literal_column, select, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from rgrid_server.domain.execution import State
 from rgrid_server.store.database import MAX_POSITION, Row
 from rgrid_server.store.prepared import Prepared
 from rgrid_server.store.tables import events
@@ -46,6 +47,9 @@ def _below_the_oldest_transaction(_element: visible_before, _compiler: SQLCompil
     return "rgrid_visible_before()"
 
 
+INSERT_EVENT = Prepared(
+    insert(events), ["tenant_id", "execution_id", "batch_id", "status", "attempt", "at_ms"]
+)
 _FEED = (
     select(events)
     .where(
@@ -72,6 +76,20 @@ _HIDDEN = Prepared(
     select(events.c.at_ms).where(events.c.sequence >= visible_before()).order_by(events.c.sequence).limit(1)
 )
 _BOUND = Prepared(select(visible_before().label("bound")))
+
+
+def event_row(
+    tenant_id: str, execution_id: str, batch_id: str | None, state: State, now_ms: int
+) -> dict[str, Any]:
+    """The columns of an event to insert."""
+    return {
+        "tenant_id": tenant_id,
+        "execution_id": execution_id,
+        "batch_id": batch_id,
+        "status": state.status.value,
+        "attempt": state.attempt,
+        "at_ms": now_ms,
+    }
 
 
 def events_after(connection: Connection, tenant_id: str, after: int, limit: int) -> Sequence[Row]:
