@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, InvalidRequestError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rgrid_server.store.database import CommitListener, StorageFull, StorageUnavailable, Unstorable
+from rgrid_server.store.readers import Readers
 from rgrid_server.store.together import WritesTogether, carried_by
 from rgrid_server.store.witness import Session, Witness, is_readable
 
@@ -156,17 +157,18 @@ class PostgresDatabase(WritesTogether):
         # short reads wait neither for long ones nor for commits
         scans, reads = max(1, connections // 6), max(1, connections // 3)
         self._scanners = ThreadPoolExecutor(scans, "postgres-scan")
-        self._readers = ThreadPoolExecutor(reads, "postgres-read")
+        self._readers = Readers(reads, self._connected)
         self._writers = ThreadPoolExecutor(max(1, connections - scans - reads), "postgres-write")
         self._closed = False
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a short query; each of its statements sees what is committed when it begins."""
-        return await self._until_it_is_done(self._readers, lambda: self._read(query))
+        return await self._until_it_is_done(lambda: self._readers.run(query))
 
     async def scan(self, query: Callable[[Connection], T]) -> T:
         """Run a longer query on one snapshot."""
-        return await self._until_it_is_done(self._scanners, lambda: self._scan(query))
+        loop = asyncio.get_running_loop()
+        return await self._until_it_is_done(lambda: loop.run_in_executor(self._scanners, self._scan, query))
 
     async def write(
         self, operation: Callable[[Connection], T], *, is_long: bool = False, takes_in: bool = False
@@ -174,7 +176,9 @@ class PostgresDatabase(WritesTogether):
         """Run an operation in a transaction, again where a conflict or a lost connection has undone it."""
         loop = asyncio.get_running_loop()
         began_at = loop.time()
-        result = await self._until_it_is_done(self._writers, lambda: self._write(operation))
+        result = await self._until_it_is_done(
+            lambda: loop.run_in_executor(self._writers, self._write, operation)
+        )
         if self._on_commit is not None:
             self._on_commit(carried_by(operation), loop.time() - began_at)
         return result
@@ -184,21 +188,22 @@ class PostgresDatabase(WritesTogether):
         if self._closed:
             return
         self._closed = True
-        for threads in (self._writers, self._readers, self._scanners):
+        for threads in (self._writers, self._scanners):
             await asyncio.to_thread(threads.shutdown)
+        await self._readers.close()
         self._witness.close()
         self._engine.dispose()
 
-    async def _until_it_is_done(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def _until_it_is_done(self, do: Callable[[], Awaitable[T]]) -> T:
         if self._closed:
             raise RuntimeError("the database is closed")
         loop = asyncio.get_running_loop()
         patience = _Patience(loop.time() + PATIENCE_SECONDS)
         while True:
             try:
-                found = await loop.run_in_executor(threads, work)
+                found = await do()
             except CommitLost as lost:
-                if await self._was_committed(threads, lost):
+                if await self._was_committed(lost):
                     committed: T = lost.result
                     return committed
             except Exception as error:
@@ -207,7 +212,7 @@ class PostgresDatabase(WritesTogether):
                 self._is_away = False
                 return found
 
-    async def _was_committed(self, threads: ThreadPoolExecutor, lost: CommitLost) -> bool:
+    async def _was_committed(self, lost: CommitLost) -> bool:
         """What became of a transaction whose commit was not answered.
 
         Raises:
@@ -217,7 +222,7 @@ class PostgresDatabase(WritesTogether):
         patience = _Patience(loop.time() + 2 * PATIENCE_SECONDS, is_in_doubt=True)
         while True:
             try:
-                return await loop.run_in_executor(threads, self._fate_of, lost)
+                return await loop.run_in_executor(self._writers, self._fate_of, lost)
             except StorageUnavailable:
                 raise
             except Exception as error:
@@ -245,10 +250,6 @@ class PostgresDatabase(WritesTogether):
                 if not connection.invalidated and _driver_of(connection).closed:
                     connection.invalidate()
                 connection.close()
-
-    def _read(self, query: Callable[[Connection], T]) -> T:
-        with self._connected() as connection:
-            return query(connection)
 
     def _scan(self, query: Callable[[Connection], T]) -> T:
         with self._connected() as connection:
