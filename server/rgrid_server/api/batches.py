@@ -46,9 +46,7 @@ async def submit(request: Request, who: Who) -> Response:
 @needs(Scope.READ)
 async def lookup(request: Request, body: IdsBody, who: Who) -> Response:
     """Those of the ids that there are, in the order asked, what holds the run keys, and the unknown ids."""
-    rows = await services(request).batches.lookup(
-        who.tenant_id, list(dict.fromkeys(body.ids)), list(dict.fromkeys(body.run_keys))
-    )
+    rows = await services(request).batches.lookup(who.tenant_id, body.ids, body.run_keys)
     by_id = {row["batch_id"]: views.batch(row) for row in rows}
     return Json(views.looked_up("batches", by_id, body.ids))
 

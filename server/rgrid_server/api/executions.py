@@ -66,9 +66,7 @@ async def list_executions(
 @needs(Scope.READ)
 async def lookup(request: Request, body: LookupBody, who: Who) -> Response:
     """Those of the ids that there are, in the order asked, what holds the run keys, and the unknown ids."""
-    rows = await services(request).executions.lookup(
-        who.tenant_id, list(dict.fromkeys(body.ids)), list(dict.fromkeys(body.run_keys))
-    )
+    rows = await services(request).executions.lookup(who.tenant_id, body.ids, body.run_keys)
     by_id = {row["execution_id"]: views.listed_execution(row) for row in rows}
     if body.log_sequence:
         newest = await services(request).logs.newest(list(by_id))

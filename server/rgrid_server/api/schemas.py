@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from typing_extensions import TypedDict
 
 from rgrid_server.domain.retries import CAUSES
@@ -151,11 +151,15 @@ class HashesBody(Body):
     hashes: list[Text] = Field(max_length=100_000)
 
 
-class IdsBody(Body):
-    """What is looked at by its ids, and by the run keys that it holds."""
+def _each_once(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
-    ids: list[Text] = Field(max_length=1000)
-    run_keys: list[Text] = Field(
+
+class IdsBody(Body):
+    """What is looked at by its ids, and by the run keys that it holds; what stands twice counts once."""
+
+    ids: Annotated[list[Text], AfterValidator(_each_once)] = Field(max_length=1000)
+    run_keys: Annotated[list[Text], AfterValidator(_each_once)] = Field(
         default_factory=list,
         max_length=1000,
         description="what holds one of these is answered too, behind what is asked for by its id",
