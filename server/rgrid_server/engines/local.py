@@ -50,7 +50,13 @@ class LocalEngine:
                 continue
             loop = asyncio.get_running_loop()
             started = loop.time()
-            self._started = await self._start()
+            starting = asyncio.ensure_future(self._start())
+            try:
+                self._started = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # one that is half started is to be known, so that it can be stopped
+                self._started = await starting
+                raise
             code = await self._started.wait()
             failures = 0 if loop.time() - started > BACKOFF_MAX_SECONDS else failures + 1
             delay = min(BACKOFF_MAX_SECONDS, 0.2 * 2**failures) if failures else 0.0
