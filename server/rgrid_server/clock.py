@@ -11,7 +11,7 @@ _POOL_BYTES = 4096
 
 
 class _RandomPool:
-    """Random bytes of the system, fetched for 256 ids at a time: a system call for each takes longer."""
+    """Random bytes of the system, fetched for many ids at a time: a system call for each takes longer."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

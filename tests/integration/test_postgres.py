@@ -18,13 +18,18 @@ from pydantic import SecretStr
 from sqlalchemy import make_url, text
 from sqlalchemy.engine import Connection
 
+from rgrid_server.clock import now_ms
 from rgrid_server.config import Settings
 from rgrid_server.domain.execution import Status
+from rgrid_server.domain.fairshare import Flow
+from rgrid_server.domain.submission import Submission
+from rgrid_server.scheduler.choosing import Places, StoredQueue
 from rgrid_server.storage import UnknownStorage, check_storage, migrate, name_of
 from rgrid_server.store import events, listing, tenants
 from rgrid_server.store.database import StorageUnavailable
 from rgrid_server.store.notifications import MAX_PAYLOAD_BYTES, MAX_PENDING, Notifications
 from rgrid_server.store.postgres import PostgresDatabase, Trouble, trouble_of
+from tests.core import RUNTIME, Core
 from tests.integration.conftest import Api
 from tests.live import LiveServer
 
@@ -93,6 +98,27 @@ def test_an_operation_whose_connection_broke_is_run_again(postgres: PostgresClus
 
     assert with_database(url, lambda database: database.write(operation)) == "name-2"
     assert kept(postgres, url) == ["name-2"]
+
+
+def test_short_reads_that_share_a_connection_outlive_its_end(postgres: PostgresCluster, url: str) -> None:
+    broken = []
+
+    def asking(number: int) -> Callable[[Connection], int]:
+        def query(connection: Connection) -> int:
+            if number == 5 and not broken:
+                broken.append(number)
+                with postgres.connect() as other:
+                    pid = session_of(connection).info.backend_pid
+                    other.execute("SELECT pg_terminate_backend(%s)", [pid])
+            return int(connection.execute(text("SELECT :number"), {"number": number}).scalar_one())
+
+        return query
+
+    async def run(database: PostgresDatabase) -> list[int]:
+        return list(await asyncio.gather(*(database.read(asking(number)) for number in range(40))))
+
+    assert with_database(url, run) == list(range(40))
+    assert broken
 
 
 class CutAtCommit:
@@ -235,6 +261,41 @@ def test_a_database_that_does_not_come_back_is_said_to_be_away(
         with_database(gone, lambda database: database.write(lambda c: put(c, "x")))
     assert "secret-word" not in str(raised.value)
     assert "nowhere" not in str(raised.value)
+
+
+# claims
+
+
+def test_what_a_claim_leaves_to_another_runner_is_there_for_it_meanwhile(url: str) -> None:
+    has_looked, may_end = threading.Event(), threading.Event()
+
+    async def run(database: PostgresDatabase) -> None:
+        core = Core(database)
+        await core.register("r1")
+        tenant_id = await core.tenant()
+        asked = {
+            runtime: (await core.executions.submit(tenant_id, Submission("pass", runtime))).row[
+                "execution_id"
+            ]
+            for runtime in ("node:20", RUNTIME)
+        }
+
+        def leave(connection: Connection) -> list[str]:
+            waiting = StoredQueue(connection, Places(), 4, now_ms(), lambda runtime: runtime == "node:20")
+            seen = [one.runtime for one in waiting.heads(0, Flow(tenant_id, ""))]
+            has_looked.set()
+            assert may_end.wait(60)
+            return seen
+
+        leaving = asyncio.ensure_future(database.write(leave))
+        assert await asyncio.to_thread(has_looked.wait, 60)
+        claimed = await core.claim(4)
+        may_end.set()
+        assert await leaving == ["node:20", RUNTIME]
+        # what is its own is held until it ends
+        assert [one.execution_id for one in claimed.attempts] == [asked["node:20"]]
+
+    with_database(url, run)
 
 
 # the order of events

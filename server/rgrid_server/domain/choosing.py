@@ -20,6 +20,10 @@ LOOKAHEAD = 8
 """So many of a flow that do not fit are looked at in a claim."""
 MAX_PASSED_OVER = 64
 """So many that do not fit are looked at in a claim in all."""
+LOOKAHEAD_LEFT = 32
+"""So many of a flow that are left to other runners are looked past in a claim."""
+MAX_LEFT = 512
+"""After so many in all, a flow is left at the first of them."""
 LEAST_CPUS_MILLI = 100
 """What an execution asks for at least: with less left than this a runner is full."""
 HOLD_AFTER_MS = 30_000
@@ -63,9 +67,9 @@ class Machine(NamedTuple):
     capacity: Capacity
     runtimes: tuple[Offer, ...]
 
-    def suits(self, candidate: Candidate) -> bool:
-        """Whether it could carry an execution, if it had nothing else to do."""
-        return self.capacity.holds(candidate) and is_offered(self.runtimes, candidate.runtime)
+    def runs(self, runtime: str) -> bool:
+        """Whether it has a runtime."""
+        return is_offered(self.runtimes, runtime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,16 @@ class Room:
     machine: Machine
     is_idle: bool
     others: Sequence[Machine] = ()
+
+    @property
+    def is_like_others(self) -> bool:
+        """Whether no other runner has a runtime that this one lacks."""
+        here = set(self.machine.runtimes)
+        return all(here.issuperset(other.runtimes) for other in self.others)
+
+    def leaves(self, runtime: str) -> bool:
+        """Whether what asks for a runtime is left to other runners: it is there and not here."""
+        return not self.machine.runs(runtime) and any(other.runs(runtime) for other in self.others)
 
 
 class Queue(Protocol):
@@ -204,6 +218,7 @@ class _Choosing:
         self._slots = room.slots
         self._free = room.free
         self._passed_over = 0
+        self._left = 0
         self._is_held = False
         self._tenant_room: dict[str, int | None] = {}
         self._flow_room: dict[Flow, int | None] = {}
@@ -227,7 +242,7 @@ class _Choosing:
         while tenants and not self.is_full():
             tenant_id = self._share.next_tenant(tenants)
             if tenant_id not in lines:
-                lines[tenant_id] = _Lines(self._queue, rank, tenant_id, self._leaves_to_another, self.is_full)
+                lines[tenant_id] = _Lines(self._queue, rank, tenant_id, self._looks_past)
             if not self._gives_one(lines[tenant_id]):
                 tenants.remove(tenant_id)
 
@@ -249,17 +264,26 @@ class _Choosing:
             lines.end(flow)
         return False
 
-    def _leaves_to_another(self, candidate: Candidate) -> bool:
-        """Whether an execution has no place here, while another runner has one for it."""
-        room = self._room
-        if room.machine.suits(candidate) or not any(other.suits(candidate) for other in room.others):
+    def _looks_past(self, candidate: Candidate, left_of_flow: int) -> bool | None:
+        """Whether an execution is left to other runners for its runtime; None where no more are looked at.
+
+        What is left costs the others nothing of what is looked at for them: they are not to wait for it.
+        """
+        if not self._room.leaves(candidate.runtime):
             return False
-        self._passed_over += 1
-        return True
+        self._left += 1
+        return None if left_of_flow + 1 >= LOOKAHEAD_LEFT or self._left > MAX_LEFT else True
 
     def _takes(self, candidate: Candidate) -> bool:
         if not self._free.holds(candidate):
             is_too_large = not self._room.machine.capacity.holds(candidate)
+            if is_too_large and any(
+                other.capacity.holds(candidate) and other.runs(candidate.runtime)
+                for other in self._room.others
+            ):
+                # its place is elsewhere
+                self._passed_over += 1
+                return False
             if not (is_too_large and self._may_exceed):
                 self._passed_over += 1
                 self.choice.lacks_room = True
@@ -291,8 +315,7 @@ class _Lines:
     """A tenant's flows while executions are taken from their heads.
 
     Args:
-        leaves_to_another: whether an execution is one for another runner.
-        is_enough: whether no more are to be looked at.
+        looks_past: whether an execution is left to others, after so many of its flow; None ends the flow.
     """
 
     def __init__(
@@ -300,33 +323,40 @@ class _Lines:
         queue: Queue,
         rank: int,
         tenant_id: str,
-        leaves_to_another: Callable[[Candidate], bool],
-        is_enough: Callable[[], bool],
+        looks_past: Callable[[Candidate, int], bool | None],
     ) -> None:
         self.tenant_id = tenant_id
         self.batch_ids = list(queue.flows(rank, tenant_id))
         self._queue = queue
         self._rank = rank
-        self._leaves_to_another = leaves_to_another
-        self._is_enough = is_enough
+        self._looks_past = looks_past
         self._heads: dict[Flow, Iterator[Candidate]] = {}
         self._seen: Counter[Flow] = Counter()
 
     def heads(self, flow: Flow) -> Iterator[Candidate]:
-        """The next ones of a flow for this runner, none of which was seen before; ends after enough that did
-        not fit."""
+        """The next ones of a flow that are not left to others, none of which was seen before.
+
+        It ends after enough that did not fit.
+        """
         if flow not in self._heads:
-            self._heads[flow] = self._queue.heads(self._rank, flow)
+            self._heads[flow] = self._here(flow)
         for candidate in self._heads[flow]:
-            if self._leaves_to_another(candidate):
-                if self._is_enough():
-                    return
-                continue
             # whoever asks stops at the first that fits, so these are the ones that did not
             yield candidate
             self._seen[flow] += 1
             if self._seen[flow] >= LOOKAHEAD:
                 return
+
+    def _here(self, flow: Flow) -> Iterator[Candidate]:
+        left = 0
+        for candidate in self._queue.heads(self._rank, flow):
+            is_left = self._looks_past(candidate, left)
+            if is_left is None:
+                return
+            if is_left:
+                left += 1
+            else:
+                yield candidate
 
     def end(self, flow: Flow) -> None:
         """Take a flow out: nothing more of it can be given."""

@@ -163,7 +163,11 @@ class Images:
             for line in _told(name, steps):
                 tell(line)
             return self._client.images.get(f"{repository}{'@' if ':' in tag else ':'}{tag}")
-        except (docker.errors.DockerException, requests.RequestException) as error:
+        except (
+            docker.errors.DockerException,
+            docker.errors.StreamParseError,
+            requests.RequestException,
+        ) as error:
             said = str(getattr(error, "explanation", None) or error)[:MAX_MESSAGE_CHARS]
             if any(word in said.lower() for word in _REFUSED):
                 hint = "" if login is not None else "; a private one wants the secret RGRID_REGISTRY_AUTH"

@@ -103,8 +103,10 @@ class Reporter:
         for _ in range(round(TOGETHER_SECONDS / LOOK_SECONDS)):
             if self._is_urgent.is_set() or not self._has_more_work():
                 return
+            # unlike wait_for, this loses no cancellation
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_urgent.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._is_urgent.wait()
 
     def _note_urgency(self) -> None:
         # with the one that has been taken already

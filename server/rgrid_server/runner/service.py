@@ -169,8 +169,10 @@ class RunnerService:
         deadline = time.monotonic() + seconds
         while self._capacity.free_slots() <= 0 and (left := deadline - time.monotonic()) > 0:
             self._slot_free.clear()
+            # unlike wait_for, this loses no cancellation
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._slot_free.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._slot_free.wait()
 
     def _begin(self, assignment: Assignment, specification: Specification) -> None:
         if assignment.id in self._known:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from rgrid_server.domain.choosing import LOOKAHEAD, Candidate
 from rgrid_server.domain.fairshare import Flow
 from rgrid_server.store import batches, queue, tenants
+from rgrid_server.store.database import Row
 
 MAX_CONTENDERS = 256
 """So many tenants, and so many flows of a tenant, contend in one claim; where there are more they take turns
@@ -53,13 +54,26 @@ class StoredQueue:
 
     Limits are read from rows that the transaction holds until its end, so that two processes that claim at
     once never exceed one together.
+
+    Args:
+        slots: how many may be taken.
+        leaves: whether what asks for a runtime is left to other runners, which are to find it meanwhile, so
+            that it is not held; None where nothing is.
     """
 
-    def __init__(self, connection: Connection, places: Places, slots: int, now_ms: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        places: Places,
+        slots: int,
+        now_ms: int,
+        leaves: Callable[[str], bool] | None = None,
+    ) -> None:
         self._connection = connection
         self._places = places
         self._page = max(1, min(slots, LOOKAHEAD))
         self._now_ms = now_ms
+        self._leaves = leaves
 
     def ranks(self) -> Iterator[int]:
         """The priorities of which something waits, the most urgent first."""
@@ -91,18 +105,25 @@ class StoredQueue:
 
     def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
         """The executions of a flow, the oldest first, in pages."""
-        after = -1
-        while page := queue.heads(self._connection, rank, flow, after, self._now_ms, self._page):
+        after, held = -1, self._leaves is None
+        while page := queue.heads(
+            self._connection, rank, flow, after, self._now_ms, self._page, are_held=held
+        ):
             for row in page:
-                yield Candidate(
-                    row["execution_id"],
-                    row["sequence"],
-                    flow,
-                    row["cpus_milli"],
-                    row["memory_mib"],
-                    row["runtime"],
-                )
+                if held or self._is_left_or_held(row):
+                    yield Candidate(
+                        row["execution_id"],
+                        row["sequence"],
+                        flow,
+                        row["cpus_milli"],
+                        row["memory_mib"],
+                        row["runtime"],
+                    )
             after = page[-1]["sequence"]
+
+    def _is_left_or_held(self, row: Row) -> bool:
+        is_left = self._leaves is not None and self._leaves(row["runtime"])
+        return is_left or queue.hold_ready(self._connection, row["sequence"])
 
     def tenant_room(self, tenant_id: str) -> int | None:
         """How many more a tenant may run at once."""

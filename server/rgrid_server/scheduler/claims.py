@@ -120,7 +120,9 @@ class Claims:
         assignments = [self._deliver_again(connection, row, now) for row in lost]
         queue.make_ready(connection, now)
         room = room_of(connection, request, runner, assignments, is_idle=not carried, now=now)
-        choice = self._chooser.choose(StoredQueue(connection, self._places, room.slots, now), room, now)
+        leaves = None if room.is_like_others else room.leaves
+        waiting = StoredQueue(connection, self._places, room.slots, now, leaves)
+        choice = self._chooser.choose(waiting, room, now)
         made.append(choice)
         # batch by batch in one order, so that two claims at once do not wait for each other
         begun: list[AttemptBegin] = []

@@ -195,11 +195,11 @@ class PostgresDatabase(WritesTogether):
         self._engine.dispose()
 
     async def _until_it_is_done(self, do: Callable[[], Awaitable[T]]) -> T:
-        if self._closed:
-            raise RuntimeError("the database is closed")
         loop = asyncio.get_running_loop()
         patience = _Patience(loop.time() + PATIENCE_SECONDS)
         while True:
+            if self._closed:
+                raise RuntimeError("the database is closed")
             try:
                 found = await do()
             except CommitLost as lost:

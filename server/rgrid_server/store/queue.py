@@ -77,7 +77,7 @@ _TENANTS = _walking(executions.c.tenant_id, behind_one=False)
 _TENANTS_BEHIND = _walking(executions.c.tenant_id, behind_one=True)
 _FLOWS = _walking(executions.c.flow, _OF_TENANT, behind_one=False)
 _FLOWS_BEHIND = _walking(executions.c.flow, _OF_TENANT, behind_one=True)
-_HEADS = Prepared(
+_OLDEST = (
     select(
         executions.c.sequence,
         executions.c.execution_id,
@@ -96,6 +96,12 @@ _HEADS = Prepared(
     )
     .order_by(executions.c.sequence)
     .limit(bindparam("max_rows", type_=Integer))
+)
+_HEADS = Prepared(_OLDEST)
+_HELD_HEADS = Prepared(_OLDEST.with_for_update(skip_locked=True))
+_HOLD_READY = Prepared(
+    select(executions.c.sequence)
+    .where(IS_READY, executions.c.sequence == bindparam("sequence"))
     .with_for_update(skip_locked=True)
 )
 _ANY_READY = Prepared(
@@ -225,12 +231,22 @@ def _in_order(rows: list[Row]) -> list[tuple[str, int]]:
     return [(row["name"], row["oldest"]) for row in sorted(rows, key=lambda row: row["number"])]
 
 
-def heads(connection: Connection, rank: int, flow: Flow, after: int, now_ms: int, limit: int) -> list[Row]:
+def heads(
+    connection: Connection,
+    rank: int,
+    flow: Flow,
+    after: int,
+    now_ms: int,
+    limit: int,
+    *,
+    are_held: bool = True,
+) -> list[Row]:
     """The oldest executions of a flow that may be claimed now, those after a sequence number.
 
-    Where several processes claim at once, each sees only what no other is about to claim.
+    Where several processes claim at once, each sees only what no other is about to claim, if they are held
+    until the end of the transaction; otherwise each is to be, by :func:`hold_ready`, before it is claimed.
     """
-    return _HEADS.all(
+    return (_HELD_HEADS if are_held else _HEADS).all(
         connection,
         rank=rank,
         tenant_id=flow.tenant_id,
@@ -239,6 +255,11 @@ def heads(connection: Connection, rank: int, flow: Flow, after: int, now_ms: int
         now_ms=now_ms,
         max_rows=limit,
     )
+
+
+def hold_ready(connection: Connection, sequence: int) -> bool:
+    """Keep an execution from other claims until the transaction ends; False where one has it, or had."""
+    return _HOLD_READY.first(connection, sequence=sequence) is not None
 
 
 def any_ready(connection: Connection) -> bool:

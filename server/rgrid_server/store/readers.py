@@ -78,6 +78,8 @@ class Readers:
     def _hand_over(self) -> None:
         self._is_due = False
         loop = asyncio.get_running_loop()
+        # not for those who have left
+        self._waiting = deque(one for one in self._waiting if not one.future.done())
         while self._waiting and (free := self._count - len(self._under_way)) > 0:
             # shared out among the threads that are free
             size = min(MAX_TOGETHER, -(-len(self._waiting) // free))
@@ -94,6 +96,10 @@ class Readers:
                     found.append(_Outcome(query(connection)))
                 except Exception as error:
                     found.append(_Outcome(None, error))
+                    if connection.invalidated:
+                        # it was lost, and the others with it: each is asked again
+                        found += [_Outcome(None, error)] * (len(queries) - len(found))
+                        break
         return found
 
     def _ended(self, group: Sequence[_Waiting], job: asyncio.Future[list[_Outcome]]) -> None:

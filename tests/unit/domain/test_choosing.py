@@ -13,6 +13,8 @@ from rgrid_server.domain.choosing import (
     HOLD_AFTER_MS,
     HOLDER_SILENT_MS,
     LOOKAHEAD,
+    LOOKAHEAD_LEFT,
+    MAX_LEFT,
     MAX_PASSED_OVER,
     Candidate,
     Capacity,
@@ -279,7 +281,7 @@ def test_one_that_is_too_large_here_is_left_to_the_runner_that_has_the_room() ->
 def test_what_a_runner_cannot_run_is_left_to_one_that_can() -> None:
     waiting, chooser = Waiting(), Chooser()
     # more than are looked at of one flow otherwise, and they stand before what can be run here
-    scripts = [waiting.add(Flow("t", ""), runtime="node:20") for _ in range(3 * LOOKAHEAD)]
+    scripts = [waiting.add(Flow("t", ""), runtime="node:20") for _ in range(LOOKAHEAD_LEFT - 1)]
     behind = waiting.add(Flow("t", ""))
     node = [Machine(Capacity(4000, None), NODE)]
     choice = chooser.choose(waiting, room(4, is_idle=True, others=node), 0)
@@ -289,12 +291,43 @@ def test_what_a_runner_cannot_run_is_left_to_one_that_can() -> None:
     assert waiting.take(chooser.choose(waiting, there, 0)) == scripts[:4]
 
 
+def test_a_queue_for_another_runner_holds_up_nobody_else() -> None:
+    """However long it is, and in however many batches, and a claim looks at no more than so many."""
+
+    class Counted(Waiting):
+        looked = 0
+
+        def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
+            for one in super().heads(rank, flow):
+                Counted.looked += 1
+                yield one
+
+    waiting, chooser = Counted(), Chooser()
+    for batch in range(40):
+        for _ in range(3 * LOOKAHEAD_LEFT):
+            waiting.add(Flow("a", f"b{batch}"), rank=-1, runtime="node:20")
+    mine = [waiting.add(Flow("b", "")), waiting.add(Flow("a", "")), waiting.add(Flow("b", "b"))]
+    node = [Machine(Capacity(4000, None), NODE)]
+    assert set(chooser.choose(waiting, room(4, others=node), 0).taken) == set(mine)
+    assert Counted.looked <= MAX_LEFT + 40 + len(mine)
+
+
 def test_what_nobody_runs_is_given_to_any_runner_which_says_why_not() -> None:
     waiting = Waiting()
     lost = waiting.add(Flow("t", ""), runtime="node:18")
-    # the other has Node.js, and another one; or it has that, and not the memory
-    small = [Machine(Capacity(4000, 32), (Offer("node:18", "18.1.0"),)), Machine(Capacity(4000, None), NODE)]
-    assert Chooser().choose(waiting, room(4, others=small), 0).taken == [lost]
+    assert Chooser().choose(waiting, room(4, others=[Machine(Capacity(4000, None), NODE)]), 0).taken == [lost]
+
+
+def test_what_is_too_large_for_those_that_run_it_is_theirs_all_the_same() -> None:
+    """One of them takes it when it is idle; who has the room lacks the runtime, and would only refuse it."""
+    waiting = Waiting()
+    large = waiting.add(Flow("t", ""), cpus_milli=8000, runtime="node:20")
+    big = Capacity(16_000, None)
+    small = Machine(Capacity(4000, None), NODE)
+    plain = Machine(big, PYTHON)
+    assert Chooser().choose(waiting, Room("r1", 16, big, plain, is_idle=True, others=[small]), 0).taken == []
+    there = Room("r2", 4, small.capacity, small, is_idle=True, others=[plain])
+    assert Chooser().choose(waiting, there, 0).taken == [large]
 
 
 @given(st.lists(st.sampled_from(["python:3.11", "node:20", "python:3.9"]), max_size=30))
