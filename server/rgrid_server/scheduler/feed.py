@@ -201,7 +201,8 @@ class _Tail:
         if seconds <= 0:
             return False
         try:
-            await asyncio.wait_for(self._grown.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._grown.wait()
         except TimeoutError:
             return False
         return True

@@ -77,7 +77,9 @@ class Watch:
             return False
         limit = seconds if self._relook_seconds is None else min(seconds, self._relook_seconds)
         try:
-            await asyncio.wait_for(self._event.wait(), limit)
+            # unlike wait_for, this loses no cancellation and needs no task
+            async with asyncio.timeout(limit):
+                await self._event.wait()
         except TimeoutError:
             return limit < seconds
         self._event.clear()
