@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -218,6 +219,8 @@ class _Choosing:
         self._slots = room.slots
         self._free = room.free
         self._passed_over = 0
+        # there are few runtimes among many executions
+        self._leaves = cache(room.leaves)
         self._left = 0
         self._is_held = False
         self._tenant_room: dict[str, int | None] = {}
@@ -242,7 +245,7 @@ class _Choosing:
         while tenants and not self.is_full():
             tenant_id = self._share.next_tenant(tenants)
             if tenant_id not in lines:
-                lines[tenant_id] = _Lines(self._queue, rank, tenant_id, self._looks_past)
+                lines[tenant_id] = _Lines(self._queue, rank, tenant_id, self._heads)
             if not self._gives_one(lines[tenant_id]):
                 tenants.remove(tenant_id)
 
@@ -264,15 +267,20 @@ class _Choosing:
             lines.end(flow)
         return False
 
-    def _looks_past(self, candidate: Candidate, left_of_flow: int) -> bool | None:
-        """Whether an execution is left to other runners for its runtime; None where no more are looked at.
+    def _heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
+        """The executions of a flow but for those that are left to other runners; ends after enough of these.
 
         What is left costs the others nothing of what is looked at for them: they are not to wait for it.
         """
-        if not self._room.leaves(candidate.runtime):
-            return False
-        self._left += 1
-        return None if left_of_flow + 1 >= LOOKAHEAD_LEFT or self._left > MAX_LEFT else True
+        left = 0
+        for candidate in self._queue.heads(rank, flow):
+            if not self._leaves(candidate.runtime):
+                yield candidate
+                continue
+            left += 1
+            self._left += 1
+            if left >= LOOKAHEAD_LEFT or self._left > MAX_LEFT:
+                return
 
     def _takes(self, candidate: Candidate) -> bool:
         if not self._free.holds(candidate):
@@ -315,7 +323,7 @@ class _Lines:
     """A tenant's flows while executions are taken from their heads.
 
     Args:
-        looks_past: whether an execution is left to others, after so many of its flow; None ends the flow.
+        heads: the executions of a flow, the oldest first, as far as they are for this runner.
     """
 
     def __init__(
@@ -323,40 +331,25 @@ class _Lines:
         queue: Queue,
         rank: int,
         tenant_id: str,
-        looks_past: Callable[[Candidate, int], bool | None],
+        heads: Callable[[int, Flow], Iterator[Candidate]],
     ) -> None:
         self.tenant_id = tenant_id
         self.batch_ids = list(queue.flows(rank, tenant_id))
-        self._queue = queue
         self._rank = rank
-        self._looks_past = looks_past
+        self._heads_of = heads
         self._heads: dict[Flow, Iterator[Candidate]] = {}
         self._seen: Counter[Flow] = Counter()
 
     def heads(self, flow: Flow) -> Iterator[Candidate]:
-        """The next ones of a flow that are not left to others, none of which was seen before.
-
-        It ends after enough that did not fit.
-        """
+        """The next ones of a flow, none of which was seen before; ends after enough that did not fit."""
         if flow not in self._heads:
-            self._heads[flow] = self._here(flow)
+            self._heads[flow] = self._heads_of(self._rank, flow)
         for candidate in self._heads[flow]:
             # whoever asks stops at the first that fits, so these are the ones that did not
             yield candidate
             self._seen[flow] += 1
             if self._seen[flow] >= LOOKAHEAD:
                 return
-
-    def _here(self, flow: Flow) -> Iterator[Candidate]:
-        left = 0
-        for candidate in self._queue.heads(self._rank, flow):
-            is_left = self._looks_past(candidate, left)
-            if is_left is None:
-                return
-            if is_left:
-                left += 1
-            else:
-                yield candidate
 
     def end(self, flow: Flow) -> None:
         """Take a flow out: nothing more of it can be given."""

@@ -112,8 +112,7 @@ def meets(offer: Offer, runtime: Runtime) -> bool:
     return version_parts(offer.version)[: len(runtime.version)] == runtime.version
 
 
-@lru_cache(1024)
-def is_offered(offers: tuple[Offer, ...], name: str) -> bool:
+def is_offered(offers: Iterable[Offer], name: str) -> bool:
     """Whether any of some offers is what a name asks for."""
     runtime = parse_runtime(name)
     return runtime is not None and any(meets(offer, runtime) for offer in offers)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from rgrid_server.clock import is_set_within
 from rgrid_server.domain.attempts import Outcome, Report
 from rgrid_server.runner.attempt import Attempt
 from rgrid_server.runner.carrier import Carrier
@@ -103,10 +103,7 @@ class Reporter:
         for _ in range(round(TOGETHER_SECONDS / LOOK_SECONDS)):
             if self._is_urgent.is_set() or not self._has_more_work():
                 return
-            # unlike wait_for, this loses no cancellation
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._is_urgent.wait()
+            await is_set_within(self._is_urgent, LOOK_SECONDS)
 
     def _note_urgency(self) -> None:
         # with the one that has been taken already

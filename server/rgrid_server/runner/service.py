@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from rgrid_server.clock import is_set_within
 from rgrid_server.domain.attempts import Assignment, AttemptId, Specification
 from rgrid_server.domain.registries import to_mask
 from rgrid_server.observability.logs import bind
@@ -169,10 +170,7 @@ class RunnerService:
         deadline = time.monotonic() + seconds
         while self._capacity.free_slots() <= 0 and (left := deadline - time.monotonic()) > 0:
             self._slot_free.clear()
-            # unlike wait_for, this loses no cancellation
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._slot_free.wait()
+            await is_set_within(self._slot_free, left)
 
     def _begin(self, assignment: Assignment, specification: Specification) -> None:
         if assignment.id in self._known:

@@ -105,12 +105,12 @@ class StoredQueue:
 
     def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
         """The executions of a flow, the oldest first, in pages."""
-        after, held = -1, self._leaves is None
+        after, leaves = -1, self._leaves
         while page := queue.heads(
-            self._connection, rank, flow, after, self._now_ms, self._page, are_held=held
+            self._connection, rank, flow, after, self._now_ms, self._page, are_held=leaves is None
         ):
             for row in page:
-                if held or self._is_left_or_held(row):
+                if leaves is None or leaves(row["runtime"]) or self._holds(row):
                     yield Candidate(
                         row["execution_id"],
                         row["sequence"],
@@ -121,9 +121,9 @@ class StoredQueue:
                     )
             after = page[-1]["sequence"]
 
-    def _is_left_or_held(self, row: Row) -> bool:
-        is_left = self._leaves is not None and self._leaves(row["runtime"])
-        return is_left or queue.hold_ready(self._connection, row["sequence"])
+    def _holds(self, row: Row) -> bool:
+        """Keep one from other claims; False where another has it."""
+        return queue.hold_ready(self._connection, row["sequence"])
 
     def tenant_room(self, tenant_id: str) -> int | None:
         """How many more a tenant may run at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -120,7 +121,7 @@ class Claims:
         assignments = [self._deliver_again(connection, row, now) for row in lost]
         queue.make_ready(connection, now)
         room = room_of(connection, request, runner, assignments, is_idle=not carried, now=now)
-        leaves = None if room.is_like_others else room.leaves
+        leaves = None if room.is_like_others else cache(room.leaves)
         waiting = StoredQueue(connection, self._places, room.slots, now, leaves)
         choice = self._chooser.choose(waiting, room, now)
         made.append(choice)
@@ -131,7 +132,7 @@ class Claims:
             done = self._open(connection, candidate.execution_id, runner, now)
             if done is None:
                 continue
-            row = _claimed(connection, candidate.execution_id)
+            row = store.written_execution(connection, candidate.execution_id)
             if self._cache is not None and (ended := self._cache.serve(connection, row, now)) is not None:
                 served.append(ended.done)
                 continue
@@ -180,7 +181,7 @@ class Claims:
     def _deliver_again(self, connection: Connection, attempt: Row, now: int) -> Assignment:
         """Hand over what was claimed before, by an answer that never arrived."""
         queue.extend_lease(connection, attempt["execution_id"], attempt["attempt"], now + LEASE_MS)
-        return self._assignment(connection, _claimed(connection, attempt["execution_id"]))
+        return self._assignment(connection, store.written_execution(connection, attempt["execution_id"]))
 
     def _assignment(self, connection: Connection, row: Row) -> Assignment:
         execution_id = row["execution_id"]
@@ -234,14 +235,6 @@ class Claims:
         if self.draining or not takes_work(runner, request):
             return False
         return runners.all_drained_at_ms(connection) is None
-
-
-def _claimed(connection: Connection, execution_id: str) -> Row:
-    """An execution whose attempt was claimed in this transaction, or before it."""
-    row = store.get_execution(connection, None, execution_id)
-    if row is None:
-        raise RuntimeError(f"{execution_id} was claimed in this transaction and is not there")
-    return row
 
 
 def attempt_id(row: Row) -> AttemptId:

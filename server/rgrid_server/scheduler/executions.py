@@ -17,10 +17,9 @@ from rgrid_server.domain.runtimes import (
     Chosen,
     Offer,
     Preset,
-    meets,
+    is_offered,
     newest_first,
     offered_presets,
-    parse_runtime,
 )
 from rgrid_server.domain.submission import Limits, Problem, Submission, find_problems
 from rgrid_server.errors import Conflict, Invalid, NotFound
@@ -237,8 +236,7 @@ class Executions:
             self._offered = await self.offered_runtimes()
             self._offered_until = monotonic() + OFFERED_SECONDS
         offered = self._offered
-        runtime = parse_runtime(asked or DEFAULT_RUNTIME)
-        if not offered or (runtime is not None and any(meets(offer, runtime) for offer in offered)):
+        if not offered or is_offered(offered, asked or DEFAULT_RUNTIME):
             return asked or DEFAULT_RUNTIME
         if asked is None:
             return offered[0].name

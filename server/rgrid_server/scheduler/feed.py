@@ -16,6 +16,7 @@ from operator import attrgetter
 
 from sqlalchemy.engine import Connection
 
+from rgrid_server.clock import is_set_within
 from rgrid_server.domain.submission import Problem
 from rgrid_server.errors import Gone, Invalid
 from rgrid_server.scheduler.wakeups import Wakeups, tenant_topic
@@ -200,12 +201,7 @@ class _Tail:
             return True
         if seconds <= 0:
             return False
-        try:
-            async with asyncio.timeout(seconds):
-                await self._grown.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await is_set_within(self._grown, seconds)
 
     def close(self) -> None:
         """Read no more."""

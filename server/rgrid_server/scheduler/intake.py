@@ -150,7 +150,8 @@ class _Intake:
                 topics.append(batch_topic(self._tenant_id, submission.batch_id))
             found[place] = Submitted(row, attached=False), topics
         for place, execution_id in self._attached.items():
-            found[place] = Submitted(_stored(self._connection, execution_id), attached=True), []
+            row = store.written_execution(self._connection, execution_id)
+            found[place] = Submitted(row, attached=True), []
         return found
 
     def _specification_id(self, specification: Specification) -> str:
@@ -321,10 +322,3 @@ def run_key_conflict(run_key: str, **holder: str) -> Conflict:
         f"acknowledge that first, or use another key",
         **{what: holder_id},
     )
-
-
-def _stored(connection: Connection, execution_id: str) -> Row:
-    row = store.get_execution(connection, None, execution_id)
-    if row is None:
-        raise RuntimeError(f"{execution_id} was written in this transaction and is not there")
-    return row

@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rgrid_server.clock import is_set_within
+
 WORK = "work"
 """Something became ready to be claimed."""
 
@@ -76,11 +78,7 @@ class Watch:
         if seconds <= 0 or self._owner.is_ending:
             return False
         limit = seconds if self._relook_seconds is None else min(seconds, self._relook_seconds)
-        try:
-            # unlike wait_for, this loses no cancellation and needs no task
-            async with asyncio.timeout(limit):
-                await self._event.wait()
-        except TimeoutError:
+        if not await is_set_within(self._event, limit):
             return limit < seconds
         self._event.clear()
         return not self._owner.is_ending

@@ -119,6 +119,14 @@ def get_execution(connection: Connection, tenant_id: str | None, execution_id: s
     return row
 
 
+def written_execution(connection: Connection, execution_id: str) -> Row:
+    """An execution that was written in this transaction, or found in it."""
+    row = get_execution(connection, None, execution_id)
+    if row is None:
+        raise RuntimeError(f"{execution_id} was written in this transaction and is not there")
+    return row
+
+
 def lock_executions(connection: Connection, ids: Iterable[str]) -> None:
     """Hold executions until the transaction ends; what is read of them from now on stays true in it.
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.engine import Connection
 
+from rgrid_server.store.together import settle
+
 T = TypeVar("T")
 
 MAX_TOGETHER = 16
@@ -113,10 +115,4 @@ class Readers:
             outcomes = [_Outcome(None, error if isinstance(error, Exception) else RuntimeError(str(error)))]
             outcomes *= len(group)
         for one, outcome in zip(group, outcomes, strict=True):
-            if one.future.done():
-                # whoever asked has left
-                continue
-            if outcome.error is not None:
-                one.future.set_exception(outcome.error)
-            else:
-                one.future.set_result(outcome.result)
+            settle(one.future, outcome.result, outcome.error)

@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from rgrid_server.store.database import CommitListener, StorageDamaged, StorageFull
 from rgrid_server.store.reserve import Reserve
-from rgrid_server.store.together import WritesTogether, carried_by
+from rgrid_server.store.together import WritesTogether, carried_by, settle
 
 T = TypeVar("T")
 
@@ -66,13 +66,8 @@ class _Waiting:
             raise self.error or RuntimeError("the transaction was lost")
 
     def settle(self) -> None:
-        """Tell the one who waits; it may have left."""
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
+        """Tell the one who waits."""
+        settle(self.future, self.result, self.error)
 
 
 def sqlite_engine(path: Path) -> Engine:

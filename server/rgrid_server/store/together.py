@@ -170,11 +170,18 @@ class _Queue:
                 _settle(waiting, result)
 
 
-def _settle(waiting: _Waiting, result: Any) -> None:
-    if waiting.future.done():
-        # whoever asked has left
-        return
-    if isinstance(result, Exception):
-        waiting.future.set_exception(result)
+def _settle(waiting: _Waiting, answer: Any) -> None:
+    if isinstance(answer, Exception):
+        settle(waiting.future, None, answer)
     else:
-        waiting.future.set_result(result)
+        settle(waiting.future, answer)
+
+
+def settle(future: asyncio.Future[Any], result: Any, error: Exception | None = None) -> None:
+    """Answer one who waits, with an error or else a result; it may have left."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -84,6 +84,17 @@ class Waiting:
         return None if limit is None else limit - running
 
 
+class Counted(Waiting):
+    """Counts how many executions were looked at."""
+
+    looked = 0
+
+    def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
+        for one in super().heads(rank, flow):
+            self.looked += 1
+            yield one
+
+
 def room(
     slots: int = 1,
     cpus_milli: int | None = None,
@@ -294,14 +305,6 @@ def test_what_a_runner_cannot_run_is_left_to_one_that_can() -> None:
 def test_a_queue_for_another_runner_holds_up_nobody_else() -> None:
     """However long it is, and in however many batches, and a claim looks at no more than so many."""
 
-    class Counted(Waiting):
-        looked = 0
-
-        def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
-            for one in super().heads(rank, flow):
-                Counted.looked += 1
-                yield one
-
     waiting, chooser = Counted(), Chooser()
     for batch in range(40):
         for _ in range(3 * LOOKAHEAD_LEFT):
@@ -309,7 +312,7 @@ def test_a_queue_for_another_runner_holds_up_nobody_else() -> None:
     mine = [waiting.add(Flow("b", "")), waiting.add(Flow("a", "")), waiting.add(Flow("b", "b"))]
     node = [Machine(Capacity(4000, None), NODE)]
     assert set(chooser.choose(waiting, room(4, others=node), 0).taken) == set(mine)
-    assert Counted.looked <= MAX_LEFT + 40 + len(mine)
+    assert waiting.looked <= MAX_LEFT + 40 + len(mine)
 
 
 def test_what_nobody_runs_is_given_to_any_runner_which_says_why_not() -> None:
@@ -365,18 +368,10 @@ def test_it_says_when_more_room_would_have_taken_more() -> None:
 def test_looking_for_one_that_fits_ends_after_so_many() -> None:
     """What a claim costs does not grow with a queue of what does not fit."""
 
-    class Counted(Waiting):
-        looked = 0
-
-        def heads(self, rank: int, flow: Flow) -> Iterator[Candidate]:
-            for one in super().heads(rank, flow):
-                Counted.looked += 1
-                yield one
-
     waiting = Counted()
     for batch in range(100):
         for _ in range(20):
             waiting.add(Flow("t", f"b{batch}"), cpus_milli=4000)
     whole = Capacity(4000, None)
     assert Chooser().choose(waiting, room(1, 1000, None, whole=whole), 0).taken == []
-    assert Counted.looked <= MAX_PASSED_OVER
+    assert waiting.looked <= MAX_PASSED_OVER
