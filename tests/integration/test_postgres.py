@@ -204,12 +204,15 @@ def test_what_may_be_of_before_a_crash_is_neither_called_done_nor_made_again(
 def test_a_transaction_that_conflicts_is_run_again(postgres: PostgresCluster, url: str) -> None:
     with postgres.connect(url) as connection:
         connection.execute("INSERT INTO settings VALUES ('a', '0'), ('b', '0')")
-    both_hold_one = threading.Barrier(2)
+    both_hold_one, one_is_through = threading.Barrier(2), threading.Event()
     runs = []
 
     def change(first: str, second: str) -> Callable[[Connection], None]:
         def operation(connection: Connection) -> None:
             runs.append(first)
+            if len(runs) > 2:
+                # it may not take what the other one, just let go on, has not been quick enough to take
+                assert one_is_through.wait(60)
             add = text("UPDATE settings SET value = (value::int + 1)::text WHERE name = :name")
             connection.execute(add, {"name": first})
             if len(runs) <= 2:
@@ -218,8 +221,12 @@ def test_a_transaction_that_conflicts_is_run_again(postgres: PostgresCluster, ur
 
         return operation
 
+    async def write(database: PostgresDatabase, operation: Callable[[Connection], None]) -> None:
+        await database.write(operation)
+        one_is_through.set()
+
     async def deadlock(database: PostgresDatabase) -> None:
-        await asyncio.gather(database.write(change("a", "b")), database.write(change("b", "a")))
+        await asyncio.gather(write(database, change("a", "b")), write(database, change("b", "a")))
 
     with_database(url, deadlock)
     assert len(runs) == 3
