@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import SimpleNamespace
+from typing import Protocol
 from urllib.parse import parse_qsl
 
 import orjson
@@ -23,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rgrid_server.api import costs, errors, executions, system
-from rgrid_server.api.middleware import begin_request
+from rgrid_server.api.middleware import begin_request, name_request
 from rgrid_server.api.schemas import SubmitBody
 from rgrid_server.api.services import Services
 from rgrid_server.api.urls import PREFIX
@@ -36,6 +37,24 @@ log = logging.getLogger(__name__)
 MAX_HOT_BODY_BYTES = 256 * 1024
 _EXECUTION = re.compile(rf"^{PREFIX}/executions/(exec_[0-9a-f]{{32}})$")
 _BEARER = b"Bearer sk_"
+_JSON = b"application/json"
+_UNUSUAL = frozenset({b"origin", b"transfer-encoding", b"expect"})
+WHOLE_ANSWER = "rgrid.whole_answer"
+"""Where a request's scope has its :class:`WholeAnswer`; it is taken out, for it holds the scope itself."""
+
+
+class WholeAnswer(Protocol):
+    """Sends an answer that is there as a whole, in place of ASGI's ``send``."""
+
+    def __call__(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send the answer to a request other than HEAD; False where that is to be left to ``send``.
+
+        Args:
+            status: of HTTP, one that has a body.
+            headers: nobody looks through them any more: names in lower case, ``content-length`` among them,
+                ``connection`` and ``transfer-encoding`` not, and no control character in any value.
+            body: all of it.
+        """
 
 
 @dataclass(slots=True)
@@ -113,9 +132,11 @@ class Lane:
             await self._app(scope, receive, send)
             return
         began = perf_counter()
+        whole: WholeAnswer | None = scope.pop(WHOLE_ANSWER, None)
         path, method = scope["path"], scope["method"]
         if path in _HEALTH and method == "GET":
-            await self._health(scope, receive, send)
+            scope["app"] = self._holder
+            await _send(await system.health(Request(scope, receive)), scope, send, whole)
             self._services.notes.finished(scope, "/health", 200, began)
             return
         execution_id, found = "", _BY_PATH.get((method, path))
@@ -135,18 +156,19 @@ class Lane:
         if ask is None:
             await self._app(scope, receive, send)
             return
+        read: list[Message] = []
         if method == "POST":
-            ask.body, receive = await _read_body(receive)
+            ask.body = await _read_body(receive, read)
         answer = await _answer(ask, answerer)
         if answer is None:
-            await self._app(scope, receive, send)
+            await self._app(scope, _again(read, receive) if read else receive, send)
             return
-        await _send(answer, scope, send)
+        await _send(answer, scope, send, whole)
         self._services.notes.finished(scope, route, answer.status_code, began)
 
     async def _ask(self, scope: Scope, receive: Receive, needed: KeyScope, execution_id: str) -> Ask | None:
         """The request as a hot one, None where it is to take the usual way."""
-        key, length, content_type = b"", b"0", b"application/json"
+        key, length, content_type, request_id = b"", b"0", _JSON, None
         for name, value in scope["headers"]:
             if name == b"authorization":
                 key = value
@@ -154,32 +176,34 @@ class Lane:
                 length = value
             elif name == b"content-type":
                 content_type = value
-            elif name in {b"origin", b"transfer-encoding", b"expect"}:
+            elif name == b"x-request-id":
+                request_id = request_id or value
+            elif name in _UNUSUAL:
                 return None
         if not key.startswith(_BEARER) or not key.isascii():
             return None
-        if not content_type.startswith(b"application/json"):
+        if content_type != _JSON and not content_type.startswith(_JSON):
             return None
         if not length.isdigit() or len(length) > 6 or int(length) > MAX_HOT_BODY_BYTES:
             return None
-        principal = await self._services.tenancy.authenticate(key[7:].decode().strip())
+        services = self._services
+        principal = await services.tenancy.authenticate(key[7:].decode().strip())
         if principal is None or not opens(principal.scopes, needed):
             return None
         query = scope["query_string"]
         scope["app"] = self._holder
-        begin_request(scope)
-        scope["state"]["principal"] = principal
+        state = scope.setdefault("state", {})
+        if "request_id" not in state:
+            name_request(state, request_id)
+        state["principal"] = principal
+        services.last_asked = monotonic()
         return Ask(
             request=Request(scope, receive),
-            services=self._services,
+            services=services,
             principal=principal,
             execution_id=execution_id,
             query=dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {},
         )
-
-    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = self._holder
-        await _send(await system.health(Request(scope, receive)), scope, send)
 
 
 class _Holder:
@@ -196,28 +220,38 @@ async def _answer(ask: Ask, answerer: Answerer) -> Response | None:
         return await errors.answer_to(ask.request, error)
 
 
-async def _send(answer: Response, scope: Scope, send: Send) -> None:
-    answer.raw_headers.append((b"x-request-id", begin_request(scope)))
-    start = {"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers}
-    await send(start)
+async def _send(answer: Response, scope: Scope, send: Send, whole: WholeAnswer | None = None) -> None:
+    headers = answer.raw_headers
+    headers.append((b"x-request-id", begin_request(scope)))
+    # what an error says may have come from anywhere, so that its headers are to be looked through
+    if whole is not None and answer.status_code == 200 and whole(200, headers, bytes(answer.body)):
+        return
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _read_body(receive: Receive) -> tuple[bytes, Receive]:
-    """The body, and a way to receive it again."""
-    messages: list[Message] = []
-    parts: list[bytes] = []
-    while True:
+async def _read_body(receive: Receive, read: list[Message]) -> bytes:
+    """The body; the messages that brought it are kept."""
+    message = await receive()
+    read.append(message)
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        return body
+    parts = [body]
+    while message.get("more_body", False):
         message = await receive()
-        messages.append(message)
+        read.append(message)
         parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            break
+    return b"".join(parts)
+
+
+def _again(read: list[Message], receive: Receive) -> Receive:
+    """A way to receive once more what was read."""
 
     async def again() -> Message:
-        return messages.pop(0) if messages else await receive()
+        return read.pop(0) if read else await receive()
 
-    return b"".join(parts), again
+    return again
 
 
 def answered_here() -> list[tuple[str, str]]:
