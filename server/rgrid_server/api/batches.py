@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fastapi import Request
 from starlette.responses import Response
 
@@ -33,9 +31,8 @@ async def submit(request: Request, who: Who) -> Response:
     found = services(request)
     body = await read_bulk(request, BatchBody)
     with submitting(request, "/batches") as trace_parent:
-        template = replace(
-            await template_submission(who.tenant_id, body.template, found.executions, found.secrets),
-            trace_parent=trace_parent,
+        template = await template_submission(
+            *(who.tenant_id, body.template, found.executions, found.secrets), trace_parent=trace_parent
         )
         asked = batch_submission(body, template)
         stored = await found.batches.submit(who.tenant_id, asked)
@@ -100,7 +97,7 @@ async def append(request: Request, batch_id: str, who: Who) -> Response:
     body = await read_bulk(request, ItemsBody)
     template = await found.batches.template(who.tenant_id, batch_id)
     with submitting(request, "/batches/{batch_id}/items") as trace_parent:
-        items = batch_items(replace(template, trace_parent=trace_parent), body.items)
+        items = batch_items(template._replace(trace_parent=trace_parent), body.items)
         stored = await found.batches.append(who.tenant_id, batch_id, items, body.first_index)
     return ignoring(body, views.batch(stored.row, attached=stored.attached))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from rgrid_server.api.schemas import (
@@ -39,28 +39,12 @@ async def execution_submission(
         Invalid: its runtime is not offered, a name stands twice, or a reference names nothing.
     """
     inputs: dict[str, str | None] = dict(body.inputs)
-    inputs |= await _resolved(tenant_id, body.cached_input_refs, files)
-    twice = sorted({name for name in body.input_files if body.input_files.count(name) > 1})
-    if twice:
-        raise Invalid(
-            [
-                Problem(("input_files",), f"the name {name!r} stands more than once; give each file its own")
-                for name in twice
-            ]
-        )
-    both = sorted(body.inputs.keys() & set(body.input_files))
-    if both:
-        raise Invalid(
-            [
-                Problem(
-                    ("input_files",),
-                    f"the name {name!r} stands in inputs and in input_files; leave it out of one of them",
-                )
-                for name in both
-            ]
-        )
-    for name in body.input_files:
-        inputs.setdefault(name, None)
+    if body.cached_input_refs:
+        inputs |= await _resolved(tenant_id, body.cached_input_refs, files)
+    if body.input_files:
+        _check_names(body)
+        for name in body.input_files:
+            inputs.setdefault(name, None)
     return await template_submission(
         tenant_id,
         body,
@@ -102,7 +86,7 @@ async def template_submission(
         user_metadata=body.user_metadata,
         retry_policy=None if body.retry_policy is None else _policy(body.retry_policy),
         cache=body.cache,
-        secrets=await secrets.references(tenant_id, body.secrets),
+        secrets=await secrets.references(tenant_id, body.secrets) if body.secrets else {},
         run_key=run_key,
         batch_id=batch_id,
         trace_parent=trace_parent,
@@ -112,9 +96,9 @@ async def template_submission(
 def batch_submission(body: BatchBody, template: Submission) -> BatchSubmission:
     """A batch as asked for, of a template that was read from it."""
     if body.priority is not None:
-        template = replace(template, priority=body.priority)
+        template = template._replace(priority=body.priority)
     if body.user_metadata:
-        template = replace(template, user_metadata={**body.user_metadata, **template.user_metadata})
+        template = template._replace(user_metadata={**body.user_metadata, **template.user_metadata})
     return BatchSubmission(
         template=template,
         items=batch_items(template, body.items),
@@ -153,6 +137,17 @@ def _policy(body: RetryPolicyBody) -> RetryPolicy:
         backoff_factor=body.backoff_factor,
         max_backoff_seconds=body.max_backoff_seconds,
     )
+
+
+def _check_names(body: SubmitBody) -> None:
+    twice = sorted(name for name, times in Counter(body.input_files).items() if times > 1)
+    both = sorted(body.inputs.keys() & set(body.input_files))
+    if twice:
+        why, names = "stands more than once; give each file its own", twice
+    else:
+        why, names = "stands in inputs and in input_files; leave it out of one of them", both
+    if names:
+        raise Invalid([Problem(("input_files",), f"the name {name!r} {why}") for name in names])
 
 
 async def _resolved(tenant_id: str, references: Mapping[str, str], files: Files) -> dict[str, str | None]:

@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.caching import Caching
@@ -48,27 +48,32 @@ class Problem:
     """Of the request, in which it stands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """One execution as asked for; ``inputs`` maps a name to its blob, or to None while it is to come."""
+_NOTHING: Mapping[str, Any] = {}
+
+
+class Submission(NamedTuple):
+    """One execution as asked for; ``inputs`` maps a name to its blob, or to None while it is to come.
+
+    A tuple, for there are thousands a second: a frozen dataclass sets its fields one by one.
+    """
 
     script_content: str
     runtime: str
     script_name: str = "script.py"
     requirements_content: str | None = None
     args: tuple[str, ...] = ()
-    env_vars: Mapping[str, str] = field(default_factory=dict)
-    inputs: Mapping[str, str | None] = field(default_factory=dict)
+    env_vars: Mapping[str, str] = _NOTHING
+    inputs: Mapping[str, str | None] = _NOTHING
     outputs: tuple[str, ...] | None = None
     timeout_seconds: int = 300
     cpus_milli: int = 1000
     memory_mib: int = 2048
     priority: int = 0
-    user_metadata: Mapping[str, object] = field(default_factory=dict)
+    user_metadata: Mapping[str, object] = _NOTHING
     run_key: str | None = None
     batch_id: str | None = None
     retry_policy: RetryPolicy | None = None
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = _NOTHING
     """Names to what :mod:`sealing` makes of their values."""
     cache: str = "off"
     """What :class:`caching.Caching` says."""
@@ -305,6 +310,8 @@ def _value_problems(parts: Parts, limits: Limits) -> list[Problem]:
 
 
 def _name_problems(submission: Submission) -> list[Problem]:
+    if submission.run_key is None and submission.batch_id is None:
+        return []
     return [
         Problem((field_name,), f"{field_name} must be 1 to 512 printable characters")
         for field_name, text in (("run_key", submission.run_key), ("batch_id", submission.batch_id))

@@ -113,8 +113,8 @@ def insert_items(connection: Connection, tenant_id: str, batch_id: str, items: S
     first = store.next_index(connection, tenant_id, batch_id)
     written: dict[str, Mapping[str, str | None]] = {}
     for base, group in _by_base(items):
-        submission = replace(
-            base, batch_id=batch_id, run_key=None, args=(), env_vars={}, inputs={}, user_metadata={}
+        submission = base._replace(
+            batch_id=batch_id, run_key=None, args=(), env_vars={}, inputs={}, user_metadata={}
         )
         specification = specification_id(tenant_id, base.specification)
         insert_specification(connection, tenant_id, specification, base, now)

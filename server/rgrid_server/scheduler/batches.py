@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
@@ -330,8 +330,8 @@ def _items_again(rows: Sequence[Row]) -> list[BatchItem]:
         if not all(row["inputs"].values()):
             continue
         asked = submission_of(row)
-        shared = replace(
-            asked, run_key=None, batch_id=None, args=(), env_vars={}, inputs={}, user_metadata={}
+        shared = asked._replace(
+            run_key=None, batch_id=None, args=(), env_vars={}, inputs={}, user_metadata={}
         )
         if base is None or shared != base:
             base = shared

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from time import monotonic, perf_counter
 
@@ -146,7 +145,7 @@ class Executions:
                     "inputs_missing",
                     f"the input files {', '.join(missing)} never arrived; submit again and upload them",
                 )
-            submission = replace(submission_of(row), run_key=None, batch_id=None)
+            submission = submission_of(row)._replace(run_key=None, batch_id=None)
             with inputs_that_expire(execution_id):
                 return submit_one(connection, tenant_id, submission)
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
 
 from rgrid_server.billing.budgets import check_budget
-from rgrid_server.clock import new_id, new_ids, now_ms
+from rgrid_server.clock import new_ids, now_ms
 from rgrid_server.domain import execution as rules
 from rgrid_server.domain.attempts import Specification
 from rgrid_server.domain.caching import Caching
-from rgrid_server.domain.execution import Status
+from rgrid_server.domain.execution import State, Status
 from rgrid_server.domain.retention import KEEP_UNUSED_MS
 from rgrid_server.domain.retries import RetryPolicy
 from rgrid_server.domain.submission import Problem, Submission, fingerprint, specification_id
@@ -32,8 +31,7 @@ from rgrid_server.store.intake import NewExecution
 INPUTS_DUE_MS = 3_600_000
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """An execution as stored; ``attached`` when a run key found it rather than made it."""
 
     row: Row
@@ -75,9 +73,10 @@ def submit_together(connection: Connection, asked: Sequence[Asked]) -> list[Take
     for place, (tenant_id, _) in enumerate(asked):
         places_of[tenant_id].append(place)
     found: dict[int, Taken | Exception] = {}
+    fresh = iter(new_ids("exec", len(asked)))
     # in one order, so that two who take in the same do not wait for each other
     for tenant_id, places in sorted(places_of.items()):
-        intake = _Intake(connection, tenant_id, now)
+        intake = _Intake(connection, tenant_id, now, fresh)
         for place in sorted(places, key=lambda place: asked[place].submission.run_key or ""):
             try:
                 intake.take(place, asked[place].submission)
@@ -90,13 +89,15 @@ def submit_together(connection: Connection, asked: Sequence[Asked]) -> list[Take
 class _Intake:
     """A tenant's submissions in one transaction."""
 
-    def __init__(self, connection: Connection, tenant_id: str, now: int) -> None:
+    def __init__(self, connection: Connection, tenant_id: str, now: int, fresh: Iterator[str]) -> None:
         self._connection = connection
         self._tenant_id = tenant_id
         self._now = now
+        self._fresh = fresh
         self._may_spend = False
         self._new: dict[int, NewExecution] = {}
         self._specifications: dict[Specification, str] = {}
+        self._states: dict[tuple[bool, RetryPolicy | None], State] = {}
         self._attached: dict[int, str] = {}
         self._holders: dict[str, tuple[str, str | None]] = {}
 
@@ -118,13 +119,12 @@ class _Intake:
             self._may_spend = True
         check_blobs(self._connection, self._tenant_id, [submission.inputs])
         inputs_are_here = all(submission.inputs.values())
-        state = rules.submit(self._now, inputs_are_here=inputs_are_here, retry_policy=submission.retry_policy)
         new = self._new[place] = NewExecution(
-            execution_id=new_id("exec"),
+            execution_id=next(self._fresh),
             specification_id=self._specification_id(submission.specification),
             submission=submission,
             fingerprint=mark,
-            state=state,
+            state=self._state(inputs_are_here, submission.retry_policy),
             batch_index=join_batch(self._connection, self._tenant_id, submission, self._now),
             batch_input=next(iter(submission.inputs), None),
             inputs_due_at_ms=None if inputs_are_here else self._now + INPUTS_DUE_MS,
@@ -152,6 +152,16 @@ class _Intake:
         for place, execution_id in self._attached.items():
             row = store.written_execution(self._connection, execution_id)
             found[place] = Submitted(row, attached=True), []
+        return found
+
+    def _state(self, inputs_are_here: bool, retry_policy: RetryPolicy | None) -> State:
+        """How an execution of this moment begins; made once for all that begin alike."""
+        key = (inputs_are_here, retry_policy)
+        found = self._states.get(key)
+        if found is None:
+            found = self._states[key] = rules.submit(
+                self._now, inputs_are_here=inputs_are_here, retry_policy=retry_policy
+            )
         return found
 
     def _specification_id(self, specification: Specification) -> str:

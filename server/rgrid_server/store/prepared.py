@@ -170,20 +170,22 @@ class _Compiled:
         rows: Sequence[Sequence[object]],
     ) -> None:
         """Execute it for each row of some parameters' values, with the others shared."""
+        converted: list[Any] = [list(row) for row in rows]
+        for at, name in enumerate(names):
+            if (binder := self._binders.get(name)) is not None:
+                _convert(converted, at, binder)
+        if self._is_positional and tuple(names) == self._names:
+            self._execute_bound(connection, converted)
+            return
         common = {name: shared[name] for name in self._names if name not in names and name in shared}
         blank: dict[str, object] = dict.fromkeys(names)
         template = self._bound({**common, **blank})
-        columns = [
-            _converted([row[at] for row in rows], self._binders.get(name)) for at, name in enumerate(names)
-        ]
         if not self._is_positional:
-            bound: list[Any] = [
-                {**template, **dict(zip(names, values, strict=True))} for values in zip(*columns, strict=True)
-            ]
+            bound: list[Any] = [{**template, **dict(zip(names, values, strict=True))} for values in converted]
         else:
             places = [self._names.index(name) for name in names]
             bound = []
-            for values in zip(*columns, strict=True):
+            for values in converted:
                 row = list(template)
                 for place, value in zip(places, values, strict=True):
                     row[place] = value
@@ -243,16 +245,14 @@ class _Compiled:
         return wrapped if isinstance(wrapped, Exception) else error
 
 
-def _converted(values: list[Any], binder: Callable[[Any], Any] | None) -> list[Any]:
-    if binder is None:
-        return values
-    found: list[Any] = []
+def _convert(rows: list[list[Any]], at: int, binder: Callable[[Any], Any]) -> None:
+    """Convert a column in place; what is the same object as in the row before is converted only there."""
     last, last_found = _NOTHING, None
-    for value in values:
+    for row in rows:
+        value = row[at]
         if value is not last:
             last, last_found = value, binder(value)
-        found.append(last_found)
-    return found
+        row[at] = last_found
 
 
 def all_rows(connection: Connection, query: Select[Any]) -> list[Row]:
