@@ -25,13 +25,11 @@ class Body(BaseModel):
     @property
     def ignored_fields(self) -> list[str]:
         """The names that mean nothing here, those in it included: ``retry_policy.name``."""
-        inner = [
-            f"{name}.{ignored}"
-            for name in self.model_fields_set
-            if isinstance(value := self.__dict__.get(name), Body)
-            for ignored in value.ignored_fields
-        ]
-        return sorted([*(self.model_extra or {}), *inner])
+        names = list(self.model_extra or ())
+        for name in self.model_fields_set:
+            if isinstance(value := self.__dict__.get(name), Body):
+                names += [f"{name}.{ignored}" for ignored in value.ignored_fields]
+        return sorted(names)
 
 
 class RetryPolicyBody(Body):

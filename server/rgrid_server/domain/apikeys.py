@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from enum import StrEnum
 
 KEY_PREFIX = "sk_"
@@ -33,10 +33,9 @@ def shown_prefix(key: str) -> str:
     return key[:SHOWN_PREFIX_CHARS]
 
 
-def opens(held: Iterable[Scope], wanted: Scope) -> bool:
+def opens(held: Collection[Scope], wanted: Scope) -> bool:
     """Whether a key with these scopes may do what needs ``wanted``."""
-    scopes = set(held)
-    return wanted in scopes or (Scope.ADMIN in scopes and wanted is not Scope.RUNNER)
+    return wanted in held or (wanted is not Scope.RUNNER and Scope.ADMIN in held)
 
 
 def parse_scopes(text: str) -> tuple[Scope, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""What most names are, and what nothing can be wrong with."""
 
 MAX_NAME_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
@@ -17,6 +19,8 @@ def why_not_a_name(name: str) -> str | None:
     >>> why_not_a_name("data/in.csv") is None, why_not_a_name("../in.csv")
     (True, "has the segment '..'; names are relative and stay inside the workspace")
     """
+    if _PLAIN.fullmatch(name):
+        return None
     problem: str | None = None
     try:
         size_bytes = len(name.encode())

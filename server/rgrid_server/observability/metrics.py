@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from rgrid_server import __version__
 from rgrid_server.domain.attempts import Outcome
-from rgrid_server.observability.tallies import TallyVec
+from rgrid_server.observability.tallies import Count, TallyVec
 
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STORE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -67,7 +67,8 @@ class Metrics:
             "rgrid_script_duration_seconds", "How long scripts ran.", WORK_SECONDS
         ).of()
 
-        self.submitted = self._counter("rgrid_executions_submitted", "Executions stored.")
+        self.submitted = Count("rgrid_executions_submitted", "Executions stored.")
+        registry.register(self.submitted)
         self.claimed = self._counter("rgrid_attempts_claimed", "Attempts given to runners.")
         self.ended = self._counter("rgrid_attempts_ended", "Attempts that have ended.", "outcome")
         self.retries = self._counter("rgrid_retries", "Attempts that are followed by another.", "cause")

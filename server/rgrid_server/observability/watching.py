@@ -32,7 +32,7 @@ class Watching(Observer):
     def submitted(self, executions: int, seconds: float, trace_parent: str | None) -> None:
         """Counted; in a trace, the span ``commit``."""
         self._metrics.submits.add(seconds)
-        self._metrics.submitted.inc(executions)
+        self._metrics.submitted.add(executions)
         parent = parse_trace_parent(trace_parent)
         if parent is not None:
             ended_ns = time.time_ns()
