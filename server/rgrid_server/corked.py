@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -72,7 +73,8 @@ class CorkedProtocol(HttpToolsProtocol):
         self._is_idle = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        cast("dict[str, Any]", cycle.scope)[WHOLE_ANSWER] = partial(self._answer, cycle)
+        scope: Any = cycle.scope
+        scope[WHOLE_ANSWER] = partial(self._answer, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _answer(
@@ -89,7 +91,7 @@ class CorkedProtocol(HttpToolsProtocol):
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
-        self._corked.write_now(b"".join(parts))
+        self._corked.write(b"".join(parts))
         if not cycle.keep_alive:
             self._corked.close()
         self.on_response_complete()
@@ -115,31 +117,35 @@ _default_lines = _DefaultLines()
 
 
 class _CorkedTransport:
-    """A transport that holds what is written until the loop's next turn."""
+    """A transport that holds what is written until the loop's next turn.
+
+    What it has of the other's own is taken over once: a class with ``__getattr__`` is slow in everything.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
+        self._cork = _cork_of(loop)
         self._held: list[bytes] = []
         self._held_bytes = 0
         self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.get_protocol = transport.get_protocol
+        self.set_protocol = transport.set_protocol
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.set_write_buffer_limits = transport.set_write_buffer_limits
+        self.can_write_eof = transport.can_write_eof
+        self.abort = transport.abort
 
     def write(self, data: bytes) -> None:
         """Hold it until the loop's next turn, or until there is much of it."""
         if not self._held:
-            self._loop.call_soon(self._flush)
+            self._cork.hold(self, self._loop)
         self._held.append(data)
         self._held_bytes += len(data)
         if self._held_bytes >= MAX_HELD_BYTES:
-            self._flush()
-
-    def write_now(self, data: bytes) -> None:
-        """Hand it over, behind what is held: nothing will follow soon."""
-        if self._held:
-            self.write(data)
-            self._flush()
-        else:
-            self._transport.write(data)
+            self.flush()
 
     def writelines(self, parts: Iterable[bytes]) -> None:
         """Hold them until the loop's next turn."""
@@ -148,17 +154,53 @@ class _CorkedTransport:
 
     def close(self) -> None:
         """Let what is held go first."""
-        self._flush()
+        self.flush()
         self._transport.close()
+
+    def write_eof(self) -> None:
+        """Let what is held go first."""
+        self.flush()
+        self._transport.write_eof()
 
     def get_write_buffer_size(self) -> int:
         """What is held here and there."""
         return self._held_bytes + self._transport.get_write_buffer_size()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hand over what is held, unless nobody is there any more."""
         if self._held:
             data, self._held, self._held_bytes = b"".join(self._held), [], 0
-            self._transport.write(data)
+            if not self.is_closing():
+                self._transport.write(data)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+
+class _Cork:
+    """What the connections of an event loop hold, to be handed over one behind the other at its next turn.
+
+    An answer that is sent in the middle of a turn has its caller ask again at once; then the loop turns for
+    few requests at a time, where it could have turned for many, and a third less is answered.
+    """
+
+    def __init__(self) -> None:
+        self._holding: list[_CorkedTransport] = []
+
+    def hold(self, transport: _CorkedTransport, loop: asyncio.AbstractEventLoop) -> None:
+        """Flush it at the loop's next turn."""
+        if not self._holding:
+            loop.call_soon(self._flush)
+        self._holding.append(transport)
+
+    def _flush(self) -> None:
+        holding, self._holding = self._holding, []
+        for transport in holding:
+            transport.flush()
+
+
+_corks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Cork] = WeakKeyDictionary()
+
+
+def _cork_of(loop: asyncio.AbstractEventLoop) -> _Cork:
+    found = _corks.get(loop)
+    if found is None:
+        found = _corks[loop] = _Cork()
+    return found

@@ -27,6 +27,7 @@ from rgrid_server.app import ServerState, make_asgi, open_server
 from rgrid_server.config import Settings
 from rgrid_server.corked import CorkedProtocol
 from rgrid_server.engines.local import LocalEngine
+from rgrid_server.proxies import BehindProxies
 from rgrid_server.running import ADDRESS_FILE, LOCK_FILE, METRICS_ADDRESS_FILE, PID_FILE, CannotStart
 from rgrid_server.storage import make_data_directory
 
@@ -128,9 +129,11 @@ async def _serve_opened(
 
 
 def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         interface="asgi3",
+        # seen to by the one below
+        proxy_headers=False,
         http=CorkedProtocol,
         log_level="debug" if settings.log_level == "debug" else "warning",
         # its lines are made as all others are
@@ -141,6 +144,8 @@ def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=75,
         ws_max_size=1024 * 1024,
     )
+    config.app = BehindProxies(app, config.forwarded_allow_ips)
+    return config
 
 
 def _runner_options(settings: Settings) -> list[str]:

@@ -148,3 +148,21 @@ def test_an_answer_cannot_be_given_headers_by_a_request(connection: Connection) 
     assert "x-evil" not in answer.headers
     assert answer.headers["x-ignored-fields"] == "b,c"
     assert answer.headers["x-request-id"] != "a b"
+
+
+@pytest.mark.parametrize(
+    ("headers", "scheme"),
+    [
+        ([], "http"),
+        (["X-Forwarded-Proto: https"], "https"),
+        (["X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.7"], "https"),
+        (["X-Forwarded-Proto: gopher"], "http"),
+    ],
+    ids=["none", "scheme", "both", "unknown"],
+)
+def test_addresses_are_those_of_the_proxy_that_clients_ask(
+    connection: Connection, headers: list[str], scheme: str
+) -> None:
+    fields = json.dumps({"script_content": "print(1)", "input_files": ["a.csv"]}).encode()
+    connection.send(connection.request("POST", "/api/v1/executions", fields, *headers))
+    assert json.loads(connection.answer().body)["upload_urls"]["a.csv"].startswith(f"{scheme}://grid/")

@@ -57,10 +57,11 @@ class Clock:
         return [timer for timer in self.timers if not timer.is_canceled]
 
 
-class Transport:
+class Transport(asyncio.Transport):
     """A socket that remembers whether it was closed."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.is_closed = False
 
     def is_closing(self) -> bool:
@@ -68,13 +69,6 @@ class Transport:
 
     def close(self) -> None:
         self.is_closed = True
-
-    def get_extra_info(self, _name: str) -> None:
-        return None
-
-    def set_protocol(self, _protocol: object) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 @pytest.fixture
@@ -94,7 +88,7 @@ def connection(clock: Clock, transport: Transport) -> CorkedProtocol:
     config = uvicorn.Config(app, lifespan="off", timeout_keep_alive=KEEP_ALIVE, log_config=None)
     loop = cast("asyncio.AbstractEventLoop", clock)
     made = CorkedProtocol(config, ServerState(), {}, loop)
-    made.connection_made(cast("asyncio.Transport", transport))
+    made.connection_made(transport)
     return made
 
 

@@ -159,7 +159,10 @@ class Lane:
         read: list[Message] = []
         if method == "POST":
             ask.body = await _read_body(receive, read)
-        answer = await _answer(ask, answerer)
+        try:
+            answer = await answerer(ask)
+        except Exception as error:
+            answer = await errors.answer_to(ask.request, error)
         if answer is None:
             await self._app(scope, _again(read, receive) if read else receive, send)
             return
@@ -211,13 +214,6 @@ class _Holder:
 
     def __init__(self, services: Services) -> None:
         self.state = SimpleNamespace(services=services)
-
-
-async def _answer(ask: Ask, answerer: Answerer) -> Response | None:
-    try:
-        return await answerer(ask)
-    except Exception as error:
-        return await errors.answer_to(ask.request, error)
 
 
 async def _send(answer: Response, scope: Scope, send: Send, whole: WholeAnswer | None = None) -> None:

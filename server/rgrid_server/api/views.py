@@ -37,8 +37,8 @@ def _iso_second(second: int) -> str:
 def execution(
     row: Row,
     *,
-    upload_urls: Mapping[str, str],
-    download_urls: Mapping[str, str],
+    upload_urls: dict[str, str],
+    download_urls: dict[str, str],
     attached: bool = False,
 ) -> dict[str, Any]:
     """An execution in full."""
@@ -50,7 +50,7 @@ def execution(
         "requirements_content": row["requirements_content"],
         "args": row["args"],
         "env_vars": row["env_vars"],
-        "secrets": sorted(row["secrets"] or ()),
+        "secrets": sorted(row["secrets"]) if row["secrets"] else [],
         "cache": row["cache"] or "off",
         "timeout_seconds": row["timeout_seconds"],
         "cpus": row["cpus_milli"] / 1000,
@@ -65,8 +65,8 @@ def execution(
         "execution_error": row["error_message"],
         "error_code": row["error_code"],
         "input_files": list(row["inputs"]),
-        "upload_urls": dict(upload_urls),
-        "download_urls": dict(download_urls),
+        "upload_urls": upload_urls,
+        "download_urls": download_urls,
         "created_at": iso(row["created_at_ms"]),
         "started_at": iso(row["started_at_ms"]),
         "completed_at": iso(row["completed_at_ms"]),

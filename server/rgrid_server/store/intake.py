@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from sys import intern
 from typing import Any, NamedTuple
 
 from sqlalchemy import String, bindparam, insert, select
@@ -49,12 +50,13 @@ _COLUMNS = (
     *("retry_policy", "secrets", "cache", "run_key", "fingerprint", "inputs_due_at_ms", "trace_parent"),
 )
 """What an execution may have when it is submitted, in the order of its table; all else comes later."""
-_LATER: dict[str, Any] = {
-    **{column.name: None for column in executions.c if column.name not in {"sequence", *_COLUMNS}},
+_BLANK: dict[str, Any] = {
+    **{intern(str(column.name)): None for column in executions.c if column.name != "sequence"},
     "output_truncated": False,
     "last_sequence": 0,
     "charge_nanos": 0,
 }
+"""A row before anything is known; to copy it and change it takes half as long as to put one together."""
 _NO_TEXTS: list[str] = []
 _NO_NAMES: dict[str, Any] = {}
 """These two stand in many rows, so that they are written for the database once."""
@@ -117,11 +119,11 @@ def insert_executions(connection: Connection, tenant_id: str, new: Sequence[NewE
             [(item.execution_id, item.submission.batch_id) for item in new if id(item.state) == key],
         )
     by_id = {item.specification_id: item.submission for item in new}
-    wires = {one: submission.specification.wire() for one, submission in by_id.items()}
-    return [
-        {**_LATER, **dict(zip(_COLUMNS, given, strict=True)), **wires[item.specification_id]}
-        for given, item in zip(values, new, strict=True)
-    ]
+    blank = {one: _BLANK | submission.specification.wire() for one, submission in by_id.items()}
+    rows = [blank[item.specification_id].copy() for item in new]
+    for row, given in zip(rows, values, strict=True):
+        row.update(zip(_COLUMNS, given, strict=True))
+    return list(rows)
 
 
 def new_row(tenant_id: str, item: NewExecution) -> Row:

@@ -8,6 +8,7 @@ asked rarely, or with a changing shape, stays with ``connection.execute``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from sys import intern
 from typing import Any, Protocol
 
 from sqlalchemy import Insert, Select, Table
@@ -142,7 +143,7 @@ class _Compiled:
         self._placed_binders = tuple(
             (place, self._binders[name]) for place, name in enumerate(self._names) if name in self._binders
         )
-        self._columns = tuple(column.keyname for column in compiled._result_columns)
+        self._columns = _plain(column.keyname for column in compiled._result_columns)
         self._readers = tuple(
             (index, reader)
             for index, column in enumerate(compiled._result_columns)
@@ -257,10 +258,18 @@ def _convert(rows: list[list[Any]], at: int, binder: Callable[[Any], Any]) -> No
 
 def all_rows(connection: Connection, query: Select[Any]) -> list[Row]:
     """Every row of a query whose shape changes from call to call."""
-    return [dict(row._mapping) for row in connection.execute(query)]
+    result = connection.execute(query)
+    names = _plain(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
 
 
 def first_row(connection: Connection, query: Select[Any]) -> Row | None:
     """The first row of a query whose shape changes from call to call, None where there is none."""
-    row = connection.execute(query).first()
-    return None if row is None else dict(row._mapping)
+    result = connection.execute(query)
+    names, row = _plain(result.keys()), result.first()
+    return None if row is None else dict(zip(names, row, strict=True))
+
+
+def _plain(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of columns as rows have them: a dictionary is slow with the kind of str that SQLAlchemy has."""
+    return tuple(intern(str(name)) for name in names)

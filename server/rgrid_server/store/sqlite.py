@@ -35,6 +35,10 @@ SNAPSHOT_SECONDS = 0.05
 YIELD_AFTER_SECONDS = 0.002
 """So long a group's operations may hold up the event loop at a time."""
 
+# without one the driver looks in vain for an adapter of each None, which takes longer than to bind a text
+_SAME: Callable[[None], Any] = dict[None, None]().get
+sqlite3.register_adapter(type(None), _SAME)
+
 
 @dataclass(slots=True)
 class _Waiting:
