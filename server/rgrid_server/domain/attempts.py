@@ -87,8 +87,7 @@ class OutputFile:
     mode: int = 0o644
 
 
-@dataclass(frozen=True, slots=True)
-class Specification:
+class Specification(NamedTuple):
     """What attempts of the same work share."""
 
     script_content: str
@@ -98,12 +97,7 @@ class Specification:
 
     def wire(self) -> dict[str, str | None]:
         """Everything by name."""
-        return {
-            "script_content": self.script_content,
-            "script_name": self.script_name,
-            "runtime": self.runtime,
-            "requirements_content": self.requirements_content,
-        }
+        return self._asdict()
 
 
 @dataclass(frozen=True, slots=True)

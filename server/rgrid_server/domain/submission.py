@@ -261,12 +261,12 @@ def _script_problems(submission: Submission, limits: Limits) -> list[Problem]:
 
 def _resource_problems(submission: Submission, limits: Limits) -> list[Problem]:
     problems: list[Problem] = []
-    bounds = [
+    bounds = (
         ("timeout_seconds", submission.timeout_seconds, 1, limits.max_timeout_seconds, "seconds"),
         ("cpus", submission.cpus_milli, 100, limits.max_cpus_milli, "thousandths of a vCPU"),
         ("memory_mib", submission.memory_mib, 16, limits.max_memory_mib, "MiB"),
         ("priority", submission.priority, -100, 100, "steps"),
-    ]
+    )
     for name, value, least, most, unit in bounds:
         if not least <= value <= most:
             problems.append(Problem((name,), f"{name} is {value}; it must be from {least} to {most} {unit}"))

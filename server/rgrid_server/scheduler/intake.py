@@ -117,8 +117,9 @@ class _Intake:
         if not self._may_spend:
             check_budget(self._connection, self._tenant_id, self._now)
             self._may_spend = True
-        check_blobs(self._connection, self._tenant_id, [submission.inputs])
-        inputs_are_here = all(submission.inputs.values())
+        if submission.inputs:
+            check_blobs(self._connection, self._tenant_id, [submission.inputs])
+        inputs_are_here = not submission.inputs or all(submission.inputs.values())
         new = self._new[place] = NewExecution(
             execution_id=next(self._fresh),
             specification_id=self._specification_id(submission.specification),
@@ -136,9 +137,10 @@ class _Intake:
         """Write what was taken; by place."""
         stored = insert_new(self._connection, self._tenant_id, list(self._new.values()), self._now)
         found: dict[int, Taken] = {}
+        tenant = tenant_topic(self._tenant_id)
         for (place, new), row in zip(self._new.items(), stored, strict=True):
             submission = new.submission
-            topics = [tenant_topic(self._tenant_id)]
+            topics = [tenant]
             if new.inputs_due_at_ms is None:
                 topics.append(WORK)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
@@ -44,13 +44,13 @@ class Database(Protocol):
             Exception: whatever the operation raised; nothing of it was written.
         """
 
-    async def write_together(
+    def write_together(
         self,
         operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
         item: Item,
         *,
         takes_in: bool = False,
-    ) -> T:
+    ) -> Awaitable[T]:
         """Run an operation on an item, in one transaction with others that wait for the same operation.
 
         The operation is given some items and answers each, in their order, with what was found or with an

@@ -77,14 +77,14 @@ class WritesTogether(ABC):
     ) -> T:
         """Run an operation in a transaction; when this returns, what it did is durable."""
 
-    async def write_together(
+    def write_together(
         self,
         operation: Callable[[Connection, Sequence[Item]], Sequence[T | Exception]],
         item: Item,
         *,
         takes_in: bool = False,
-    ) -> T:
-        """Run an operation on an item, beside those of others.
+    ) -> Awaitable[T]:
+        """Run an operation on an item, beside those of others; gives what it has returned for the item.
 
         Raises:
             Exception: what the operation has returned for the item, or has raised for it alone.
@@ -94,8 +94,7 @@ class WritesTogether(ABC):
         if queue is None:
             write = partial(self.write, takes_in=takes_in)
             queue = self._queues[key] = _Queue(write, operation, self.groups_at_once)
-        found: T = await queue.add(item)
-        return found
+        return queue.add(item)
 
 
 class _Queue:
