@@ -8,6 +8,7 @@ at every byte of every header, and arms a timer behind every answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -17,6 +18,8 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from rgrid_server.api.lane import WHOLE_ANSWER
+
+log = logging.getLogger(__name__)
 
 MAX_HELD_BYTES = 64 * 1024
 """What is larger goes at once, so that the transport can say when it is too much."""
@@ -40,6 +43,10 @@ class CorkedProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
+
+    def eof_received(self) -> None:
+        """Let out what is held before the transport closes itself: who asks no more may still read."""
+        self._corked.flush()
 
     def on_response_complete(self) -> None:
         """Begin with the next request, or wait for it; the timer for that runs through many requests."""
@@ -169,9 +176,9 @@ class _CorkedTransport:
     def flush(self) -> None:
         """Hand over what is held, unless nobody is there any more."""
         if self._held:
-            data, self._held, self._held_bytes = b"".join(self._held), [], 0
+            held, self._held, self._held_bytes = self._held, [], 0
             if not self.is_closing():
-                self._transport.write(data)
+                self._transport.write(b"".join(held))
 
 
 class _Cork:
@@ -193,7 +200,12 @@ class _Cork:
     def _flush(self) -> None:
         holding, self._holding = self._holding, []
         for transport in holding:
-            transport.flush()
+            try:
+                transport.flush()
+            except Exception:
+                # what one connection cannot be given is no matter of the others'
+                log.exception("an answer cannot be written; its connection is ended")
+                transport.abort()
 
 
 _corks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Cork] = WeakKeyDictionary()

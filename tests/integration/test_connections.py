@@ -46,6 +46,10 @@ class Connection:
         for part in parts:
             self._socket.sendall(part)
 
+    def send_no_more(self) -> None:
+        """Close this side alone, as ``nc -N`` does."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def answer(self) -> Answer:
         """The next answer."""
         status = int(self._received.readline().split()[1])
@@ -138,6 +142,15 @@ def test_who_leaves_before_the_answer_harms_nobody(server: LiveServer, connectio
             leaving.send(leaving.request("POST" if body else "GET", path, body))
     connection.send(connection.request("GET", "/health"))
     assert connection.answer().status == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/api/v1/runtimes"], ids=["hot", "usual"])
+def test_who_says_that_nothing_more_comes_still_gets_the_answer(server: LiveServer, path: str) -> None:
+    for _ in range(50):
+        with connected(server) as connection:
+            connection.send(connection.request("GET", path))
+            connection.send_no_more()
+            assert connection.answer().status == 200
 
 
 def test_an_answer_cannot_be_given_headers_by_a_request(connection: Connection) -> None:

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from rgrid_server.corked import CorkedProtocol
+from rgrid_server.corked import CorkedProtocol, _CorkedTransport
 
 KEEP_ALIVE = 75
 
@@ -136,3 +136,63 @@ def test_a_lost_connection_leaves_no_timer(
     connection.on_response_complete()
     connection.connection_lost(error)
     assert not clock.live
+
+
+class Written(asyncio.Transport):
+    """A socket that remembers what was written, and whether it was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.is_aborted = False
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_what_one_connection_cannot_be_given_harms_no_other() -> None:
+    async def write() -> list[Written]:
+        loop = asyncio.get_running_loop()
+        transports = [Written() for _ in range(3)]
+        corked = [_CorkedTransport(transport, loop) for transport in transports]
+        for turn in (b"1", b"2"):
+            for at, one in enumerate(corked):
+                one.write("text" if at == 1 and turn == b"1" else turn)  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+        return transports
+
+    first, bad, last = asyncio.run(write())
+    assert first.written == last.written == [b"1", b"2"]
+    assert bad.is_aborted
+    assert not bad.written
+
+
+def test_what_is_written_in_one_turn_leaves_as_one_piece_in_the_order_of_the_connections() -> None:
+    order: list[str] = []
+
+    class Noted(Written):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            order.append(f"{self.name}:{bytes(data).decode()}")
+
+    async def write() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = (_CorkedTransport(Noted(name), loop) for name in "ab")
+        one.write(b"head ")
+        other.write(b"head ")
+        one.write(b"body")
+        other.write(b"body")
+        assert not order
+        await asyncio.sleep(0)
+
+    asyncio.run(write())
+    assert order == ["a:head body", "b:head body"]

@@ -24,6 +24,9 @@ from rgrid_server.scheduler.secrets import Secrets
 
 T = TypeVar("T")
 
+MAX_SHOWN = 100
+"""So many names are told that all have the same wrong with them."""
+
 
 async def execution_submission(
     tenant_id: str,
@@ -149,7 +152,8 @@ def _check_names(body: SubmitBody) -> None:
     else:
         why, names = "stands in inputs and in input_files; leave it out of one of them", both
     if names:
-        raise Invalid([Problem(("input_files",), f"the name {name!r} {why}") for name in names])
+        shown = names[:MAX_SHOWN]
+        raise Invalid([Problem(("input_files",), f"the name {name!r} {why}") for name in shown])
 
 
 async def _resolved(tenant_id: str, references: Mapping[str, str], files: Files) -> dict[str, str | None]:
