@@ -112,7 +112,7 @@ def _cache_problems(submission: Submission) -> list[Problem]:
     cache = submission.cache
     if cache not in _CACHINGS:
         return [Problem(("cache",), f"cache is {_shown(cache)}; it is one of {', '.join(Caching)}")]
-    if cache != Caching.OFF and submission.secrets:
+    if submission.secrets and cache != Caching.OFF:
         message = (
             "a run with secrets is not cached, for what they open is not looked at; leave out one of both"
         )

@@ -60,6 +60,7 @@ _BLANK: dict[str, Any] = {
 _NO_TEXTS: list[str] = []
 _NO_NAMES: dict[str, Any] = {}
 """These two stand in many rows, so that they are written for the database once."""
+_OFF = Caching.OFF
 INSERT_EXECUTION = Prepared(insert(executions), list(_COLUMNS))
 
 
@@ -147,7 +148,7 @@ def _values(tenant_id: str, item: NewExecution, born: Sequence[object]) -> tuple
         *(submission.timeout_seconds, submission.cpus_milli, submission.memory_mib, priority, -priority),
         None if submission.retry_policy is None else submission.retry_policy.to_wire(),
         dict(submission.secrets) if submission.secrets else None,
-        None if submission.cache == Caching.OFF else submission.cache,
+        None if submission.cache == _OFF else submission.cache,
         *(submission.run_key, item.fingerprint, item.inputs_due_at_ms, submission.trace_parent),
     )
 

@@ -17,8 +17,8 @@ from rgrid_server.store.database import StorageError
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-MAX_TOGETHER = 32
-"""So many items at most are handed to an operation at once: more would hold up others for too long."""
+MAX_TOGETHER = 64
+"""So many items at most are handed to an operation at once: more would hold others up for milliseconds."""
 
 
 @dataclass(slots=True)
@@ -109,17 +109,20 @@ class _Queue:
         self._write = write
         self._operation = operation
         self._at_once = at_once
+        # a database belongs to one loop; Python 3.11 makes a system call each time that it is asked which
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._yet_to_take: set[int] = set()
 
     def add(self, item: Any) -> asyncio.Future[Any]:
         """Queue an item; its result comes by the future."""
-        waiting = _Waiting(item, asyncio.get_running_loop().create_future())
+        loop = self._loop
+        waiting = _Waiting(item, loop.create_future())
         self._waiting.append(waiting)
         is_taken_along = len(self._waiting) <= MAX_TOGETHER * len(self._yet_to_take)
         if not is_taken_along and len(self._running) < self._at_once:
-            task = asyncio.get_running_loop().create_task(self._run())
+            task = loop.create_task(self._run())
             self._running.add(task)
             self._yet_to_take.add(id(task))
             task.add_done_callback(self._ended)
