@@ -8,6 +8,7 @@ asked rarely, or with a changing shape, stays with ``connection.execute``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from sys import intern
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from rgrid_server.store.database import Row
+from rgrid_server.store.severalrows import ROWS_AT_ONCE, SeveralRows
 
 _NOTHING: Any = object()
 
@@ -138,6 +140,7 @@ class _Compiled:
         self._sql = compiled.string
         self._is_positional = compiled.positional
         self._names = tuple(compiled.positiontup or compiled.bind_names.values())
+        self._several = SeveralRows(self._sql, self._names)
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
         self._binders: dict[str, Callable[[Any], Any]] = dict(compiled._bind_processors)  # type: ignore[arg-type]
         self._placed_binders = tuple(
@@ -176,22 +179,51 @@ class _Compiled:
             if (binder := self._binders.get(name)) is not None:
                 _convert(converted, at, binder)
         if self._is_positional and tuple(names) == self._names:
-            self._execute_bound(connection, converted)
-            return
-        common = {name: shared[name] for name in self._names if name not in names and name in shared}
-        blank: dict[str, object] = dict.fromkeys(names)
-        template = self._bound({**common, **blank})
-        if not self._is_positional:
-            bound: list[Any] = [{**template, **dict(zip(names, values, strict=True))} for values in converted]
+            bound = converted
         else:
-            places = [self._names.index(name) for name in names]
-            bound = []
-            for values in converted:
-                row = list(template)
-                for place, value in zip(places, values, strict=True):
-                    row[place] = value
-                bound.append(row)
-        self._execute_bound(connection, bound)
+            common = {name: shared[name] for name in self._names if name not in names and name in shared}
+            blank: dict[str, object] = dict.fromkeys(names)
+            bound = self._laid_over(self._bound({**common, **blank}), names, converted)
+        done = self._execute_several(connection, bound) if self._is_positional else 0
+        if done < len(bound):
+            self._execute_bound(connection, bound[done:])
+
+    def _laid_over(self, template: Any, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """The template with each row's own values."""
+        if not self._is_positional:
+            return [{**template, **dict(zip(names, values, strict=True))} for values in rows]
+        places = [self._names.index(name) for name in names]
+        bound = []
+        for values in rows:
+            row = list(template)
+            for place, value in zip(places, values, strict=True):
+                row[place] = value
+            bound.append(row)
+        return bound
+
+    def _execute_several(self, connection: Connection, bound: Sequence[Sequence[Any]]) -> int:
+        """Insert several rows at a time as long as there are as many; returns how many that were."""
+        if len(bound) < ROWS_AT_ONCE[-1]:
+            return 0
+        columns = list(zip(*bound, strict=True))
+        differing = tuple(
+            place for place, column in enumerate(columns) if column.count(column[0]) < len(column)
+        )
+        shared = [column[0] for place, column in enumerate(columns) if place not in differing]
+        own = list(zip(*[columns[place] for place in differing], strict=True))
+        done = 0
+        cursor = self._cursor(connection)
+        try:
+            for rows in ROWS_AT_ONCE:
+                sql = self._several.sql(rows, differing)
+                while sql is not None and len(bound) - done >= rows:
+                    cursor.execute(sql, [*shared, *chain.from_iterable(own[done : done + rows])])
+                    done += rows
+        except self._errors as error:
+            raise self._wrapped(connection, cursor, error) from error
+        finally:
+            cursor.close()
+        return done
 
     def _execute_bound(self, connection: Connection, bound: Sequence[Any]) -> None:
         cursor = self._cursor(connection)
