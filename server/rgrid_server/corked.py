@@ -132,7 +132,7 @@ class _CorkedTransport:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._cork = _cork_of(loop)
+        self._cork = _corks.setdefault(loop, _Cork())
         self._held: list[bytes] = []
         self._held_bytes = 0
         self.is_closing = transport.is_closing
@@ -209,10 +209,3 @@ class _Cork:
 
 
 _corks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Cork] = WeakKeyDictionary()
-
-
-def _cork_of(loop: asyncio.AbstractEventLoop) -> _Cork:
-    found = _corks.get(loop)
-    if found is None:
-        found = _corks[loop] = _Cork()
-    return found

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from time import monotonic, perf_counter
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Protocol
 from urllib.parse import parse_qsl
@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rgrid_server.api import costs, errors, executions, system
-from rgrid_server.api.middleware import begin_request, name_request
+from rgrid_server.api.middleware import begin_request
 from rgrid_server.api.schemas import SubmitBody
 from rgrid_server.api.services import Services
 from rgrid_server.api.urls import PREFIX
@@ -156,22 +156,21 @@ class Lane:
         if ask is None:
             await self._app(scope, receive, send)
             return
-        read: list[Message] = []
-        if method == "POST":
-            ask.body = await _read_body(receive, read)
+        read = await _read_messages(receive) if method == "POST" else []
+        ask.body = b"".join(message.get("body", b"") for message in read)
         try:
             answer = await answerer(ask)
         except Exception as error:
             answer = await errors.answer_to(ask.request, error)
         if answer is None:
-            await self._app(scope, _again(read, receive) if read else receive, send)
+            await self._app(scope, _again(read, receive), send)
             return
         await _send(answer, scope, send, whole)
         self._services.notes.finished(scope, route, answer.status_code, began)
 
     async def _ask(self, scope: Scope, receive: Receive, needed: KeyScope, execution_id: str) -> Ask | None:
         """The request as a hot one, None where it is to take the usual way."""
-        key, length, content_type, request_id = b"", b"0", _JSON, None
+        key, length, content_type = b"", b"0", _JSON
         for name, value in scope["headers"]:
             if name == b"authorization":
                 key = value
@@ -179,30 +178,24 @@ class Lane:
                 length = value
             elif name == b"content-type":
                 content_type = value
-            elif name == b"x-request-id":
-                request_id = request_id or value
             elif name in _UNUSUAL:
                 return None
         if not key.startswith(_BEARER) or not key.isascii():
             return None
-        if content_type != _JSON and not content_type.startswith(_JSON):
+        if not content_type.startswith(_JSON):
             return None
         if not length.isdigit() or len(length) > 6 or int(length) > MAX_HOT_BODY_BYTES:
             return None
-        services = self._services
-        principal = await services.tenancy.authenticate(key[7:].decode().strip())
+        principal = await self._services.tenancy.authenticate(key[7:].decode().strip())
         if principal is None or not opens(principal.scopes, needed):
             return None
         query = scope["query_string"]
         scope["app"] = self._holder
-        state = scope.setdefault("state", {})
-        if "request_id" not in state:
-            name_request(state, request_id)
-        state["principal"] = principal
-        services.last_asked = monotonic()
+        begin_request(scope)
+        scope["state"]["principal"] = principal
         return Ask(
             request=Request(scope, receive),
-            services=services,
+            services=self._services,
             principal=principal,
             execution_id=execution_id,
             query=dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {},
@@ -226,19 +219,12 @@ async def _send(answer: Response, scope: Scope, send: Send, whole: WholeAnswer |
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _read_body(receive: Receive, read: list[Message]) -> bytes:
-    """The body; the messages that brought it are kept."""
-    message = await receive()
-    read.append(message)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
-    parts = [body]
-    while message.get("more_body", False):
-        message = await receive()
-        read.append(message)
-        parts.append(message.get("body", b""))
-    return b"".join(parts)
+async def _read_messages(receive: Receive) -> list[Message]:
+    """What brings the body, up to its end."""
+    read = [await receive()]
+    while read[-1].get("more_body", False):
+        read.append(await receive())
+    return read
 
 
 def _again(read: list[Message], receive: Receive) -> Receive:

@@ -29,19 +29,13 @@ def begin_request(scope: Scope) -> bytes:
     if "request_id" in state:
         known: str = state["request_id"]
         return known.encode()
-    request_id = name_request(state, header_of(scope, b"x-request-id"))
+    given = header_of(scope, b"x-request-id") or b""
+    request_id = given.decode() if _SANE_ID.match(given) else f"{_STARTED}{next(_COUNT):016x}"
+    state["request_id"] = request_id
+    current_request.set(state)
     if "app" in scope and not scope["path"].startswith(_QUIET_PATHS):
         scope["app"].state.services.last_asked = monotonic()
     return request_id.encode()
-
-
-def name_request(state: dict[str, Any], given: bytes | None) -> str:
-    """Give a request that has none yet its id, which its log lines and its answer will have."""
-    is_sane = given is not None and _SANE_ID.match(given) is not None
-    request_id = given.decode() if given is not None and is_sane else f"{_STARTED}{next(_COUNT):016x}"
-    state["request_id"] = request_id
-    current_request.set(state)
-    return request_id
 
 
 def header_of(scope: Scope, wanted: bytes) -> bytes | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from sys import intern
 from typing import Any, NamedTuple
 
 from sqlalchemy import String, bindparam, insert, select
@@ -15,7 +14,7 @@ from rgrid_server.domain.submission import Submission
 from rgrid_server.domain.text import NUL
 from rgrid_server.store.database import Row
 from rgrid_server.store.events import INSERT_EVENT, event_row
-from rgrid_server.store.prepared import Prepared
+from rgrid_server.store.prepared import Prepared, plain_names
 from rgrid_server.store.tables import executions, metadata_index, specifications
 
 MAX_INDEXED_CHARS = 256
@@ -51,7 +50,7 @@ _COLUMNS = (
 )
 """What an execution may have when it is submitted, in the order of its table; all else comes later."""
 _BLANK: dict[str, Any] = {
-    **{intern(str(column.name)): None for column in executions.c if column.name != "sequence"},
+    **dict.fromkeys(plain_names(column.name for column in executions.c if column.name != "sequence")),
     "output_truncated": False,
     "last_sequence": 0,
     "charge_nanos": 0,

@@ -140,13 +140,13 @@ class _Compiled:
         self._sql = compiled.string
         self._is_positional = compiled.positional
         self._names = tuple(compiled.positiontup or compiled.bind_names.values())
-        self._several = SeveralRows(self._sql, self._names)
+        self._several = SeveralRows.of(self._sql, len(self._names)) if compiled.positional else None
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
         self._binders: dict[str, Callable[[Any], Any]] = dict(compiled._bind_processors)  # type: ignore[arg-type]
         self._placed_binders = tuple(
             (place, self._binders[name]) for place, name in enumerate(self._names) if name in self._binders
         )
-        self._columns = _plain(column.keyname for column in compiled._result_columns)
+        self._columns = plain_names(column.keyname for column in compiled._result_columns)
         self._readers = tuple(
             (index, reader)
             for index, column in enumerate(compiled._result_columns)
@@ -184,9 +184,7 @@ class _Compiled:
             common = {name: shared[name] for name in self._names if name not in names and name in shared}
             blank: dict[str, object] = dict.fromkeys(names)
             bound = self._laid_over(self._bound({**common, **blank}), names, converted)
-        done = self._execute_several(connection, bound) if self._is_positional else 0
-        if done < len(bound):
-            self._execute_bound(connection, bound[done:])
+        self._execute_bound(connection, bound)
 
     def _laid_over(self, template: Any, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:
         """The template with each row's own values."""
@@ -201,9 +199,22 @@ class _Compiled:
             bound.append(row)
         return bound
 
-    def _execute_several(self, connection: Connection, bound: Sequence[Sequence[Any]]) -> int:
+    def _execute_bound(self, connection: Connection, bound: Sequence[Any]) -> None:
+        cursor = self._cursor(connection)
+        try:
+            left = bound[self._insert_several(cursor, bound) :]
+            if len(left) == 1:
+                cursor.execute(self._sql, left[0])
+            elif left:
+                cursor.executemany(self._sql, left)
+        except self._errors as error:
+            raise self._wrapped(connection, cursor, error) from error
+        finally:
+            cursor.close()
+
+    def _insert_several(self, cursor: DBAPICursor, bound: Sequence[Sequence[Any]]) -> int:
         """Insert several rows at a time as long as there are as many; returns how many that were."""
-        if len(bound) < ROWS_AT_ONCE[-1]:
+        if self._several is None or len(bound) < ROWS_AT_ONCE[-1]:
             return 0
         columns = list(zip(*bound, strict=True))
         differing = tuple(
@@ -212,30 +223,12 @@ class _Compiled:
         shared = [column[0] for place, column in enumerate(columns) if place not in differing]
         own = list(zip(*[columns[place] for place in differing], strict=True))
         done = 0
-        cursor = self._cursor(connection)
-        try:
-            for rows in ROWS_AT_ONCE:
-                sql = self._several.sql(rows, differing)
-                while sql is not None and len(bound) - done >= rows:
-                    cursor.execute(sql, [*shared, *chain.from_iterable(own[done : done + rows])])
-                    done += rows
-        except self._errors as error:
-            raise self._wrapped(connection, cursor, error) from error
-        finally:
-            cursor.close()
+        for rows in ROWS_AT_ONCE:
+            sql = self._several.sql(rows, differing)
+            while sql is not None and len(bound) - done >= rows:
+                cursor.execute(sql, [*shared, *chain.from_iterable(own[done : done + rows])])
+                done += rows
         return done
-
-    def _execute_bound(self, connection: Connection, bound: Sequence[Any]) -> None:
-        cursor = self._cursor(connection)
-        try:
-            if len(bound) == 1:
-                cursor.execute(self._sql, bound[0])
-            else:
-                cursor.executemany(self._sql, bound)
-        except self._errors as error:
-            raise self._wrapped(connection, cursor, error) from error
-        finally:
-            cursor.close()
 
     def row(self, values: Sequence[Any]) -> Row:
         """A row by its columns' names."""
@@ -291,17 +284,17 @@ def _convert(rows: list[list[Any]], at: int, binder: Callable[[Any], Any]) -> No
 def all_rows(connection: Connection, query: Select[Any]) -> list[Row]:
     """Every row of a query whose shape changes from call to call."""
     result = connection.execute(query)
-    names = _plain(result.keys())
+    names = plain_names(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result]
 
 
 def first_row(connection: Connection, query: Select[Any]) -> Row | None:
     """The first row of a query whose shape changes from call to call, None where there is none."""
     result = connection.execute(query)
-    names, row = _plain(result.keys()), result.first()
+    names, row = plain_names(result.keys()), result.first()
     return None if row is None else dict(zip(names, row, strict=True))
 
 
-def _plain(names: Iterable[str]) -> tuple[str, ...]:
+def plain_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names of columns as rows have them: a dictionary is slow with the kind of str that SQLAlchemy has."""
     return tuple(intern(str(name)) for name in names)

@@ -7,8 +7,6 @@ https://www.sqlite.org/lang_expr.html#varparam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 ROWS_AT_ONCE = (16, 4)
 """So many rows one statement inserts: with more than the first of these a row takes hardly less."""
 MAX_FORMS = 64
@@ -19,15 +17,20 @@ class SeveralRows:
     """The forms of a statement ``INSERT … VALUES (?, …)`` that insert several rows.
 
     Args:
-        sql: the statement for one row.
-        names: its parameters, in their order.
+        head: all before ``VALUES``.
+        parameters: how many a row has.
     """
 
-    def __init__(self, sql: str, names: Sequence[str]) -> None:
-        values = f" VALUES ({', '.join('?' * len(names))})"
-        self._head = sql.removesuffix(values) if sql.endswith(values) else None
-        self._names = tuple(names)
+    def __init__(self, head: str, parameters: int) -> None:
+        self._head = head
+        self._parameters = parameters
         self._forms: dict[tuple[int, tuple[int, ...]], str] = {}
+
+    @classmethod
+    def of(cls, sql: str, parameters: int) -> SeveralRows | None:
+        """Those of a statement for one row; None where it is no such insert."""
+        values = f" VALUES ({', '.join('?' * parameters)})"
+        return cls(sql.removesuffix(values), parameters) if sql.endswith(values) else None
 
     def sql(self, rows: int, differing: tuple[int, ...]) -> str | None:
         """The form for so many rows that differ in the parameters at these places; None for none.
@@ -36,19 +39,19 @@ class SeveralRows:
         """
         form = (rows, differing)
         found = self._forms.get(form)
-        if found is None and self._head is not None and len(self._forms) < MAX_FORMS:
+        if found is None and len(self._forms) < MAX_FORMS:
             found = self._forms[form] = f"{self._head} VALUES {self._rows(*form)}"
         return found
 
     def _rows(self, rows: int, differing: tuple[int, ...]) -> str:
         own = {place: at for at, place in enumerate(differing)}
-        shared = [place for place in range(len(self._names)) if place not in own]
+        shared = [place for place in range(self._parameters) if place not in own]
         number_of = {place: at + 1 for at, place in enumerate(shared)}
         written = []
         for row in range(rows):
             before = len(shared) + row * len(differing) + 1
             numbers = (
-                before + own[place] if place in own else number_of[place] for place in range(len(self._names))
+                before + own[place] if place in own else number_of[place] for place in range(self._parameters)
             )
             written.append(f"({', '.join(f'?{number}' for number in numbers)})")
         return ", ".join(written)

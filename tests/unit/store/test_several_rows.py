@@ -65,14 +65,15 @@ def test_one_that_cannot_be_is_an_error_of_the_database(count: int) -> None:
 
 
 def test_a_statement_of_another_form_is_left_as_it_is() -> None:
-    assert SeveralRows("INSERT INTO t (a) VALUES (?) ON CONFLICT DO NOTHING", ["a"]).sql(4, (0,)) is None
-    assert SeveralRows("UPDATE t SET a = ?", ["a"]).sql(4, (0,)) is None
+    assert SeveralRows.of("INSERT INTO t (a) VALUES (?) ON CONFLICT DO NOTHING", 1) is None
+    assert SeveralRows.of("UPDATE t SET a = ?", 1) is None
 
 
 def test_a_statement_has_only_so_many_forms() -> None:
-    names = [f"c{at}" for at in range(MAX_FORMS + 1)]
-    several = SeveralRows(f"INSERT INTO t VALUES ({', '.join('?' * len(names))})", names)
-    forms = [several.sql(4, (at,)) for at in range(len(names))]
+    parameters = MAX_FORMS + 1
+    several = SeveralRows.of(f"INSERT INTO t VALUES ({', '.join('?' * parameters)})", parameters)
+    assert several is not None
+    forms = [several.sql(4, (at,)) for at in range(parameters)]
     assert None not in forms[:MAX_FORMS]
     assert forms[MAX_FORMS] is None
     assert several.sql(4, (0,)) == forms[0]
